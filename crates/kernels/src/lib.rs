@@ -1,0 +1,11 @@
+//! CPU kernels of the Leveret engine. No knowledge of models lives here.
+//!
+//! The law of this crate is *row invariance*: every output row is computed by one fixed sequence
+//! of floating-point operations, whatever the number of rows, their order, the tile they fall
+//! into and the number of threads.
+
+#![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+
+mod element;
+
+pub use element::ElementType;

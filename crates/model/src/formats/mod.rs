@@ -1,0 +1,21 @@
+//! Files on disk as metadata and tensor bytes, nothing more.
+//!
+//! [`gguf`] reads single and split GGUF files, [`folder`] reads Hugging Face folders. Both give
+//! [`TensorView`]s in row-major order, outermost dimension first, and [`Meta`]data by key.
+
+pub mod folder;
+pub mod gguf;
+mod map;
+
+use leveret_kernels::ElementType;
+
+/// A tensor as it lies in the file.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorView<'a> {
+    /// Element type of the stored bytes.
+    pub ty: ElementType,
+    /// Row-major shape, outermost dimension first (`[out, in]` for a linear layer).
+    pub shape: &'a [usize],
+    /// Exactly the bytes that the shape and type call for.
+    pub bytes: &'a [u8],
+}
