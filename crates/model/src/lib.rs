@@ -6,5 +6,7 @@
 
 mod error;
 pub mod formats;
+mod target;
 
 pub use error::{Error, Result};
+pub use target::{Cache, LogitRows, Pass, Tap, Target};
