@@ -7,5 +7,11 @@
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
 mod element;
+mod isa;
+pub mod quant;
+mod simd;
+mod team;
 
 pub use element::ElementType;
+pub use isa::Isa;
+pub use team::Team;

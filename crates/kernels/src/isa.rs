@@ -1,0 +1,134 @@
+//! Which instruction set the kernels run on: chosen once, at the first call.
+//!
+//! Every set obeys row invariance by itself; equality of bits between two sets is not promised.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Instruction sets with kernels of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Isa {
+    /// Plain Rust, 8 lanes: the oracle in tests, and what serves every other processor.
+    Portable = 1,
+    /// x86-64 AVX2 with FMA and F16C, 8 lanes.
+    Avx2 = 2,
+    /// x86-64 AVX-512 F/BW/DQ/VL with VNNI, 16 lanes.
+    Avx512 = 3,
+}
+
+static CHOSEN: AtomicU8 = AtomicU8::new(0);
+
+impl Isa {
+    /// The set in use: the best one this processor has, or the one that the environment variable
+    /// `LEVERET_ISA` (`portable`, `avx2`, `avx512`) names, if the processor has it.
+    #[inline]
+    pub fn current() -> Isa {
+        match CHOSEN.load(Ordering::Relaxed) {
+            1 => Isa::Portable,
+            2 => Isa::Avx2,
+            3 => Isa::Avx512,
+            _ => Self::choose(),
+        }
+    }
+
+    #[cold]
+    fn choose() -> Isa {
+        let wanted = match std::env::var("LEVERET_ISA").as_deref() {
+            Ok("portable") => Isa::Portable,
+            Ok("avx2") => Isa::Avx2,
+            _ => Isa::Avx512,
+        };
+        let isa = [Isa::Avx512, Isa::Avx2, Isa::Portable]
+            .into_iter()
+            .find(|&isa| isa as u8 <= wanted as u8 && isa.available())
+            .unwrap_or(Isa::Portable);
+        CHOSEN.store(isa as u8, Ordering::Relaxed);
+        isa
+    }
+
+    /// Whether this processor can run the set.
+    pub fn available(self) -> bool {
+        match self {
+            Isa::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                std::is_x86_feature_detected!("avx2")
+                    && std::is_x86_feature_detected!("fma")
+                    && std::is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                Isa::Avx2.available()
+                    && std::is_x86_feature_detected!("avx512f")
+                    && std::is_x86_feature_detected!("avx512bw")
+                    && std::is_x86_feature_detected!("avx512dq")
+                    && std::is_x86_feature_detected!("avx512vl")
+                    && std::is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// Lanes of an f32 vector, which is also the number of matrix rows in a weight panel.
+    pub const fn lanes(self) -> usize {
+        match self {
+            Isa::Avx512 => 16,
+            Isa::Portable | Isa::Avx2 => 8,
+        }
+    }
+
+    /// The name printed by tools.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512-vnni",
+        }
+    }
+}
+
+/// Defines a function whose body is written once over [`Simd`](crate::simd::Simd) and compiled
+/// for each instruction set; the call picks the one in use.
+///
+/// `simd_fn! { pub fn name<S>(args) -> Ret { body } }`: the body may use `S: Simd` freely. It is
+/// compiled inside functions that enable the set's target features, so everything it calls must be
+/// `#[inline(always)]` to be vectorised with it. The body is `unsafe` context for `Simd` calls only
+/// through explicit `unsafe` blocks.
+macro_rules! simd_fn {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident<$S:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        #[inline]
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments)]
+            fn body<$S: $crate::simd::Simd>($($arg: $ty),*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx2($($arg: $ty),*) $(-> $ret)? {
+                body::<$crate::simd::Avx2>($($arg),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx512($($arg: $ty),*) $(-> $ret)? {
+                body::<$crate::simd::Avx512>($($arg),*)
+            }
+
+            match $crate::isa::Isa::current() {
+                // SAFETY: `Isa::current` names only sets that this processor has.
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Isa::Avx512 => unsafe { avx512($($arg),*) },
+                _ => body::<$crate::simd::Portable>($($arg),*),
+            }
+        }
+    };
+}
+pub(crate) use simd_fn;

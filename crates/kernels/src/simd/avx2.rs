@@ -1,0 +1,278 @@
+//! AVX2 with FMA and F16C: eight lanes.
+
+use super::Simd;
+use std::arch::x86_64::*;
+
+/// See [`Simd`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx2;
+
+impl Simd for Avx2 {
+    const LANES: usize = 8;
+    const EIGHT_BIT_BIAS: i32 = 0;
+    type F = __m256;
+    type I = __m256i;
+    type B = __m256i;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self::F {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe { _mm256_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: Self::F) {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe { _mm256_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_part(p: *const f32, n: usize) -> Self::F {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe { _mm256_maskload_ps(p, first_lanes(n)) }
+    }
+    #[inline(always)]
+    unsafe fn store_part(p: *mut f32, v: Self::F, n: usize) {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe { _mm256_maskstore_ps(p, first_lanes(n), v) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u16) -> Self::F {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(p: *mut u16, v: Self::F) {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe { _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> Self::F {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe {
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(
+                _mm_loadu_si128(p.cast()),
+            )))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_u8(p: *const u8) -> Self::F {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self::F {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_add_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_div_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_max_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_min_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn abs(a: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), a) }
+    }
+    #[inline(always)]
+    unsafe fn round(a: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+    }
+    #[inline(always)]
+    unsafe fn pow2(n: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe {
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(
+                _mm256_cvtps_epi32(n),
+                _mm256_set1_epi32(127),
+            )))
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum(a: Self::F) -> f32 {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe {
+            let half = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
+            _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn max_lane(a: Self::F) -> f32 {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe {
+            let half = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let pair = _mm_max_ps(half, _mm_movehl_ps(half, half));
+            _mm_cvtss_f32(_mm_max_ss(pair, _mm_movehdup_ps(pair)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn i_splat(x: i32) -> Self::I {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_set1_epi32(x) }
+    }
+    #[inline(always)]
+    unsafe fn i_to_f(a: Self::I) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_cvtepi32_ps(a) }
+    }
+    #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, v: Self::F) {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe {
+            let wide = _mm256_cvtps_epi32(v);
+            let short = _mm_packs_epi32(
+                _mm256_castsi256_si128(wide),
+                _mm256_extracti128_si256::<1>(wide),
+            );
+            _mm_storel_epi64(p.cast(), _mm_packs_epi16(short, short))
+        }
+    }
+    #[inline(always)]
+    unsafe fn b_load(p: *const u8) -> Self::B {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe { _mm256_loadu_si256(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn b_low(b: Self::B) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_and_si256(b, _mm256_set1_epi8(15)) }
+    }
+    #[inline(always)]
+    unsafe fn b_high(b: Self::B) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_and_si256(_mm256_srli_epi16::<4>(b), _mm256_set1_epi8(15)) }
+    }
+    #[inline(always)]
+    unsafe fn b_bits<const RIGHT: i32, const LEFT: i32>(b: Self::B, mask: u8) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe {
+            _mm256_slli_epi16::<LEFT>(_mm256_and_si256(
+                _mm256_srli_epi16::<RIGHT>(b),
+                _mm256_set1_epi8(mask as i8),
+            ))
+        }
+    }
+    #[inline(always)]
+    unsafe fn b_or(a: Self::B, b: Self::B) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_or_si256(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn b_lookup(table: &[u8; 16], b: Self::B) -> Self::B {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe {
+            _mm256_shuffle_epi8(
+                _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())),
+                b,
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn i_add(a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn zero_where_below(y: Self::F, x: Self::F, bound: f32) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_and_ps(y, _mm256_cmp_ps::<_CMP_GE_OQ>(x, _mm256_set1_ps(bound))) }
+    }
+    #[inline(always)]
+    unsafe fn dot_codes<const BITS: u32, const GROUPS: usize>(
+        mut acc: Self::I,
+        w: &[Self::B; GROUPS],
+        x: *const i8,
+    ) -> Self::I {
+        // Pair sums of codes below 2^BITS and activations of at most 127 fit 16 bits this often.
+        let fits = match BITS {
+            0..=4 => 8,
+            5 => 4,
+            6 => 2,
+            _ => 1,
+        };
+        // SAFETY: the caller guarantees 4 * GROUPS activations and the instruction set.
+        unsafe {
+            let ones = _mm256_set1_epi16(1);
+            let mut g = 0;
+            while g < GROUPS {
+                let end = if g + fits < GROUPS { g + fits } else { GROUPS };
+                let mut pairs = product::<BITS>(w[g], x.add(4 * g));
+                g += 1;
+                while g < end {
+                    pairs = _mm256_add_epi16(pairs, product::<BITS>(w[g], x.add(4 * g)));
+                    g += 1;
+                }
+                acc = _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, ones));
+            }
+        }
+        acc
+    }
+}
+
+/// Mask of the first `n` lanes.
+#[inline(always)]
+fn first_lanes(n: usize) -> __m256i {
+    // SAFETY: lane arithmetic of the instruction set that every caller has.
+    unsafe {
+        let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), lane)
+    }
+}
+
+/// Sums of neighbouring products of codes and four broadcast activations. Eight-bit codes would
+/// overflow the 16-bit pair sum, so they are taken as signed (`code - 128`) with the sign moved to the
+/// activation; see `EIGHT_BIT_BIAS`.
+#[inline(always)]
+unsafe fn product<const BITS: u32>(w: __m256i, x: *const i8) -> __m256i {
+    // SAFETY: the caller guarantees four activations and the instruction set.
+    unsafe {
+        let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+        if BITS < 8 {
+            _mm256_maddubs_epi16(w, x)
+        } else {
+            let signed = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+            _mm256_maddubs_epi16(_mm256_abs_epi8(signed), _mm256_sign_epi8(x, signed))
+        }
+    }
+}

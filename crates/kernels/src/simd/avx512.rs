@@ -1,0 +1,241 @@
+//! AVX-512 F/BW/DQ/VL with VNNI: sixteen lanes.
+
+use super::Simd;
+use std::arch::x86_64::*;
+
+/// See [`Simd`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx512;
+
+impl Simd for Avx512 {
+    const LANES: usize = 16;
+    const EIGHT_BIT_BIAS: i32 = 128;
+    type F = __m512;
+    type I = __m512i;
+    type B = __m512i;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self::F {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe { _mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: Self::F) {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe { _mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_part(p: *const f32, n: usize) -> Self::F {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe { _mm512_maskz_loadu_ps(first_lanes(n), p) }
+    }
+    #[inline(always)]
+    unsafe fn store_part(p: *mut f32, v: Self::F, n: usize) {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe { _mm512_mask_storeu_ps(p, first_lanes(n), v) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u16) -> Self::F {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(p: *mut u16, v: Self::F) {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> Self::F {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe {
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(
+                _mm256_loadu_si256(p.cast()),
+            )))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_u8(p: *const u8) -> Self::F {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self::F {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn abs(a: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_abs_ps(a) }
+    }
+    #[inline(always)]
+    unsafe fn round(a: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+    }
+    #[inline(always)]
+    unsafe fn pow2(n: Self::F) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe {
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(
+                _mm512_cvtps_epi32(n),
+                _mm512_set1_epi32(127),
+            )))
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum(a: Self::F) -> f32 {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_reduce_add_ps(a) }
+    }
+    #[inline(always)]
+    unsafe fn max_lane(a: Self::F) -> f32 {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_reduce_max_ps(a) }
+    }
+    #[inline(always)]
+    unsafe fn i_splat(x: i32) -> Self::I {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_set1_epi32(x) }
+    }
+    #[inline(always)]
+    unsafe fn i_to_f(a: Self::I) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_cvtepi32_ps(a) }
+    }
+    #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, v: Self::F) {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v))) }
+    }
+    #[inline(always)]
+    unsafe fn b_load(p: *const u8) -> Self::B {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn b_low(b: Self::B) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_and_si512(b, _mm512_set1_epi8(15)) }
+    }
+    #[inline(always)]
+    unsafe fn b_high(b: Self::B) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_and_si512(_mm512_srli_epi16::<4>(b), _mm512_set1_epi8(15)) }
+    }
+    #[inline(always)]
+    unsafe fn b_bits<const RIGHT: i32, const LEFT: i32>(b: Self::B, mask: u8) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe {
+            let right = if RIGHT == 0 {
+                b
+            } else {
+                _mm512_srl_epi16(b, _mm_cvtsi32_si128(RIGHT))
+            };
+            let kept = _mm512_and_si512(right, _mm512_set1_epi8(mask as i8));
+            if LEFT == 0 {
+                kept
+            } else {
+                _mm512_sll_epi16(kept, _mm_cvtsi32_si128(LEFT))
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn b_or(a: Self::B, b: Self::B) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn b_lookup(table: &[u8; 16], b: Self::B) -> Self::B {
+        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
+        unsafe {
+            _mm512_shuffle_epi8(
+                _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())),
+                b,
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn i_add(a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn zero_where_below(y: Self::F, x: Self::F, bound: f32) -> Self::F {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe {
+            _mm512_maskz_mov_ps(
+                _mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, _mm512_set1_ps(bound)),
+                y,
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_codes<const BITS: u32, const GROUPS: usize>(
+        mut acc: Self::I,
+        w: &[Self::B; GROUPS],
+        x: *const i8,
+    ) -> Self::I {
+        // SAFETY: the caller guarantees 4 * GROUPS activations and the instruction set.
+        unsafe {
+            let mut g = 0;
+            while g < GROUPS {
+                let x = _mm512_set1_epi32(x.add(4 * g).cast::<i32>().read_unaligned());
+                acc = _mm512_dpbusd_epi32(acc, w[g], x);
+                g += 1;
+            }
+        }
+        acc
+    }
+}
+
+/// Mask of the first `n` lanes.
+#[inline(always)]
+fn first_lanes(n: usize) -> __mmask16 {
+    if n >= 16 { u16::MAX } else { (1 << n) - 1 }
+}

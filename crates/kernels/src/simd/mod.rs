@@ -1,0 +1,125 @@
+//! Vectors of f32 and packed int8 products, one trait over three instruction sets.
+//!
+//! Kernels are written once over [`Simd`]. Methods are `unsafe` because they run instructions that
+//! the caller must have checked for (see `simd_fn!`), and because loads and stores take raw
+//! pointers: the caller guarantees `LANES` readable or writable elements.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
+pub(crate) use portable::Portable;
+
+/// An instruction set's vectors. All methods are exact or correctly rounded per lane; `fma` is
+/// fused in every set.
+#[allow(clippy::missing_safety_doc)] // one contract for all methods, stated on the module
+pub(crate) trait Simd: Copy + 'static {
+    /// What [`dot_codes`](Self::dot_codes) has added to every signed weight of an eight-bit format (stored as
+    /// weight + 128): 128 where it multiplies the stored codes, 0 where it takes them back first.
+    const EIGHT_BIT_BIAS: i32;
+    /// f32 lanes in a vector.
+    const LANES: usize;
+    /// `LANES` f32.
+    type F: Copy;
+    /// `LANES` i32.
+    type I: Copy;
+    /// `4 * LANES` bytes.
+    type B: Copy;
+
+    unsafe fn splat(x: f32) -> Self::F;
+    unsafe fn load(p: *const f32) -> Self::F;
+    unsafe fn store(p: *mut f32, v: Self::F);
+    /// Loads the first `n` lanes (`n <= LANES`), zero behind them.
+    unsafe fn load_part(p: *const f32, n: usize) -> Self::F;
+    /// Stores the first `n` lanes (`n <= LANES`).
+    unsafe fn store_part(p: *mut f32, v: Self::F, n: usize);
+    /// Loads IEEE half-precision values.
+    unsafe fn load_f16(p: *const u16) -> Self::F;
+    /// Stores rounded to half precision, nearest even.
+    unsafe fn store_f16(p: *mut u16, v: Self::F);
+    /// Loads bfloat16 values.
+    unsafe fn load_bf16(p: *const u16) -> Self::F;
+    /// Loads unsigned bytes as f32.
+    unsafe fn load_u8(p: *const u8) -> Self::F;
+    /// Loads signed bytes as f32.
+    unsafe fn load_i8(p: *const i8) -> Self::F;
+
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, one rounding.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn abs(a: Self::F) -> Self::F;
+    /// Rounds to the nearest integer, ties to even.
+    unsafe fn round(a: Self::F) -> Self::F;
+    /// `2^n` for integer-valued `n` in -126..=127.
+    unsafe fn pow2(n: Self::F) -> Self::F;
+    /// Sum of the lanes, in a fixed tree order.
+    unsafe fn sum(a: Self::F) -> f32;
+    /// Largest lane.
+    unsafe fn max_lane(a: Self::F) -> f32;
+
+    unsafe fn i_splat(x: i32) -> Self::I;
+    unsafe fn i_to_f(a: Self::I) -> Self::F;
+    /// Rounds to nearest even and stores as i8; lanes must lie in -128..=127.
+    unsafe fn store_i8(p: *mut i8, v: Self::F);
+
+    /// Loads `4 * LANES` bytes.
+    unsafe fn b_load(p: *const u8) -> Self::B;
+    /// Low nibble of every byte.
+    unsafe fn b_low(b: Self::B) -> Self::B;
+    /// High nibble of every byte, shifted down.
+    unsafe fn b_high(b: Self::B) -> Self::B;
+    /// `a | b << SHIFT` where `b`'s bytes are masked with `mask` after a right shift by `right`.
+    unsafe fn b_bits<const RIGHT: i32, const LEFT: i32>(b: Self::B, mask: u8) -> Self::B;
+    unsafe fn b_or(a: Self::B, b: Self::B) -> Self::B;
+    /// `table[b]` for bytes below 16.
+    unsafe fn b_lookup(table: &[u8; 16], b: Self::B) -> Self::B;
+
+    /// `acc + sum over g of w[g] . x[4g..4g+4]`, lane by lane: lane `r` of `w[g]` holds four unsigned
+    /// codes of matrix row `r`, multiplied by four signed activations. `BITS` bounds the codes
+    /// (codes < 2^BITS), which lets sets without a wide product accumulate in 16 bits. `w` has
+    /// at most 8 vectors. Exact integers, so any order gives the same value.
+    unsafe fn dot_codes<const BITS: u32, const GROUPS: usize>(
+        acc: Self::I,
+        w: &[Self::B; GROUPS],
+        x: *const i8,
+    ) -> Self::I;
+
+    /// Sum of `a` and `b`.
+    unsafe fn i_add(a: Self::I, b: Self::I) -> Self::I;
+
+    /// Brings the cache line at `p` closer; `p` need not be valid.
+    unsafe fn prefetch(p: *const u8);
+
+    /// `exp(x)`, relative error below 2e-7 for x in -87..=88; 0 below, clamped above.
+    /// Cody-Waite reduction by ln 2 and a degree-6 polynomial.
+    #[inline(always)]
+    unsafe fn exp(x: Self::F) -> Self::F {
+        // SAFETY: only lane arithmetic.
+        unsafe {
+            let clamped = Self::max(Self::min(x, Self::splat(88.0)), Self::splat(-87.0));
+            let n = Self::round(Self::mul(clamped, Self::splat(std::f32::consts::LOG2_E)));
+            let r = Self::fma(n, Self::splat(-0.693_145_75), clamped);
+            let r = Self::fma(n, Self::splat(-1.428_606_8e-6), r);
+            let mut p = Self::splat(1.0 / 720.0);
+            for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+                p = Self::fma(p, r, Self::splat(c));
+            }
+            let y = Self::mul(p, Self::pow2(n));
+            Self::zero_where_below(y, x, -87.0)
+        }
+    }
+
+    /// `y` where `x >= bound`, else 0.
+    unsafe fn zero_where_below(y: Self::F, x: Self::F, bound: f32) -> Self::F;
+}

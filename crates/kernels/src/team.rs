@@ -1,0 +1,322 @@
+//! A team of threads that claim blocks of a parallel loop.
+//!
+//! Blocks are claimed, never assigned: a thread that the operating system does not run claims nothing, and
+//! nobody waits for it. Only a block that a descheduled thread had already claimed can stall the loop;
+//! when that keeps happening the team works alone for a while, so that a busy neighbour costs
+//! little. Who computes a block never shows in its result.
+
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
+use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+/// Longest loop; more blocks than this are run as several loops.
+const MAX_BLOCKS: usize = (1 << 24) - 1;
+/// Turns a waiting thread spins before it looks at the clock or yields.
+const SPIN: u32 = 64;
+/// How long an idle helper spins before it sleeps.
+const LINGER: Duration = Duration::from_micros(200);
+/// A wait for a claimed block that counts as a stall: far longer than any block takes.
+const STALL: Duration = Duration::from_micros(400);
+/// The team works alone for this many times the length of a stall, so stalls cost a bounded share.
+const REST: u32 = 24;
+
+type Job<'a> = &'a (dyn Fn(usize) + Sync);
+
+/// The word that blocks are claimed from: generation (16 bits), blocks (24), next block (24).
+#[derive(Debug)]
+struct Shared {
+    cursor: AtomicU64,
+    done: AtomicUsize,
+    job: UnsafeCell<Option<Job<'static>>>,
+    sleepers: AtomicUsize,
+    quit: AtomicBool,
+    /// Helpers stand back while the owner works alone.
+    resting: AtomicBool,
+}
+
+impl std::fmt::Debug for Team {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Team")
+            .field("threads", &self.threads())
+            .finish()
+    }
+}
+
+// SAFETY: `job` is written only by the owner while no block of the old loop is unfinished, and read only by
+// a thread that holds a claimed, unfinished block of the loop it belongs to.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; the closure behind `job` is `Sync`.
+unsafe impl Send for Shared {}
+
+/// Threads that share parallel loops. The thread that calls [`run`](Self::run) is one of them.
+pub struct Team {
+    shared: Arc<Shared>,
+    helpers: Vec<(JoinHandle<()>, Thread)>,
+    generation: UnsafeCell<u64>,
+    rest_until: UnsafeCell<Option<Instant>>,
+}
+
+// SAFETY: moving the owner to another thread moves the right to call `run`; `Team` is not `Sync`.
+unsafe impl Send for Team {}
+
+impl Team {
+    /// A team of `threads` (at least one), the caller included.
+    pub fn new(threads: usize) -> Self {
+        let shared = Arc::new(Shared {
+            cursor: AtomicU64::new(0),
+            done: AtomicUsize::new(0),
+            job: UnsafeCell::new(None),
+            sleepers: AtomicUsize::new(0),
+            quit: AtomicBool::new(false),
+            resting: AtomicBool::new(false),
+        });
+        let helpers = (1..threads.max(1))
+            .map_while(|i| {
+                let shared = Arc::clone(&shared);
+                // A thread that the system refuses to start only makes the team smaller.
+                let handle = std::thread::Builder::new()
+                    .name(format!("leveret-{i}"))
+                    .spawn(move || help(&shared))
+                    .ok()?;
+                let thread = handle.thread().clone();
+                Some((handle, thread))
+            })
+            .collect();
+        Self {
+            shared,
+            helpers,
+            generation: UnsafeCell::new(0),
+            rest_until: UnsafeCell::new(None),
+        }
+    }
+
+    /// Physical cores as far as the system tells, the default size of a team.
+    pub fn default_threads() -> usize {
+        physical_cores()
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()))
+    }
+
+    /// Threads in the team.
+    pub fn threads(&self) -> usize {
+        self.helpers.len() + 1
+    }
+
+    /// Calls `f(0), f(1), … f(blocks - 1)`, each once, on whichever thread claims it, and returns when all are
+    /// done. `f` must not call `run` on the same team.
+    pub fn run(&self, blocks: usize, f: impl Fn(usize) + Sync) {
+        if self.helpers.is_empty() || blocks < 2 || self.rests() {
+            return (0..blocks).for_each(f);
+        }
+        for first in (0..blocks).step_by(MAX_BLOCKS) {
+            self.share(MAX_BLOCKS.min(blocks - first), &|i| f(first + i));
+        }
+    }
+
+    fn share(&self, blocks: usize, f: Job<'_>) {
+        let shared = &*self.shared;
+        // SAFETY: `Team` is not `Sync`, so only this thread touches `generation`.
+        let generation = unsafe {
+            let generation = &mut *self.generation.get();
+            *generation = (*generation + 1) & 0xffff;
+            *generation
+        };
+        shared.done.store(0, Relaxed);
+        // SAFETY: all blocks of the loop before are done, so nobody reads `job`; the lifetime is made 'static only
+        // until this call returns, and it returns after the last block is done.
+        unsafe {
+            *shared.job.get() = Some(std::mem::transmute::<Job<'_>, Job<'static>>(f));
+        }
+        shared
+            .cursor
+            .store(generation << 48 | (blocks as u64) << 24, Release);
+        // Pairs with the fence of a helper about to sleep: either it sees the new cursor or we see it asleep.
+        std::sync::atomic::fence(SeqCst);
+        if shared.sleepers.load(Relaxed) > 0 {
+            self.helpers.iter().for_each(|(_, thread)| thread.unpark());
+        }
+        let mut own = 0;
+        let mut panic = None;
+        while let Some(block) = shared.claim() {
+            own += 1;
+            // A panic may unwind only after the helpers have left the closure.
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| f(block))) {
+                panic = Some(payload);
+            }
+        }
+        if shared.done.fetch_add(own, AcqRel) + own < blocks {
+            self.wait(blocks);
+        }
+        if let Some(payload) = panic {
+            resume_unwind(payload);
+        }
+    }
+
+    /// Waits for blocks that helpers have claimed.
+    fn wait(&self, blocks: usize) {
+        let mut turns = 0u32;
+        let mut since = None;
+        while self.shared.done.load(Acquire) < blocks {
+            std::hint::spin_loop();
+            turns += 1;
+            if turns.is_multiple_of(SPIN) {
+                let since = since.get_or_insert_with(Instant::now);
+                if since.elapsed() > Duration::from_micros(30) {
+                    std::thread::yield_now();
+                }
+            }
+        }
+        if let Some(waited) = since.map(|s| s.elapsed()).filter(|&w| w > STALL) {
+            // SAFETY: `Team` is not `Sync`, so only this thread touches `rest_until`.
+            unsafe { *self.rest_until.get() = Some(Instant::now() + waited * REST) };
+            self.shared.resting.store(true, Relaxed);
+        }
+    }
+
+    /// Whether the team still rests after a stall.
+    fn rests(&self) -> bool {
+        // SAFETY: `Team` is not `Sync`, so only this thread touches `rest_until`.
+        let until = unsafe { &mut *self.rest_until.get() };
+        match until {
+            Some(time) if Instant::now() < *time => true,
+            Some(_) => {
+                *until = None;
+                self.shared.resting.store(false, Relaxed);
+                false
+            }
+            None => false,
+        }
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.shared.quit.store(true, Release);
+        for (handle, thread) in self.helpers.drain(..) {
+            thread.unpark();
+            // A helper that panicked has nothing left to say here: the panic showed when it happened.
+            let _ = handle.join();
+        }
+    }
+}
+
+impl Shared {
+    /// Takes the next block of the running loop, if there is one.
+    fn claim(&self) -> Option<usize> {
+        let mut word = self.cursor.load(Acquire);
+        loop {
+            let (blocks, next) = (word >> 24 & 0xff_ffff, word & 0xff_ffff);
+            if next >= blocks {
+                return None;
+            }
+            match self
+                .cursor
+                .compare_exchange_weak(word, word + 1, AcqRel, Acquire)
+            {
+                Ok(_) => return Some(next as usize),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        let word = self.cursor.load(Acquire);
+        (word & 0xff_ffff) < (word >> 24 & 0xff_ffff)
+    }
+}
+
+/// A helper's life: claim, else spin a while, else sleep.
+fn help(shared: &Shared) {
+    let mut idle_since: Option<Instant> = None;
+    let mut turns = 0u32;
+    while !shared.quit.load(Acquire) {
+        if let Some(block) = shared.claim() {
+            // SAFETY: the claimed block is unfinished, so the loop it belongs to is the current one and `job` stays
+            // what the owner published before that loop's cursor.
+            let job = unsafe { (*shared.job.get()).as_ref().map(|job| *job) };
+            if let Some(job) = job {
+                // A panic must not leave the owner waiting for this block for ever.
+                let finish = Finish(&shared.done);
+                job(block);
+                drop(finish);
+            }
+            idle_since = None;
+            turns = 0;
+            continue;
+        }
+        std::hint::spin_loop();
+        turns += 1;
+        if !turns.is_multiple_of(SPIN) {
+            continue;
+        }
+        let since = *idle_since.get_or_insert_with(Instant::now);
+        if shared.resting.load(Relaxed) || since.elapsed() > LINGER {
+            shared.sleepers.fetch_add(1, SeqCst);
+            std::sync::atomic::fence(SeqCst);
+            if !shared.has_work() && !shared.quit.load(Acquire) {
+                std::thread::park_timeout(Duration::from_millis(200));
+            }
+            shared.sleepers.fetch_sub(1, SeqCst);
+            idle_since = None;
+        }
+    }
+}
+
+/// Counts a block as done, also when it panics.
+struct Finish<'a>(&'a AtomicUsize);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, AcqRel);
+    }
+}
+
+/// Distinct (package, core) pairs of the processors this process may use, from Linux's topology files.
+fn physical_cores() -> Option<usize> {
+    let usable = std::thread::available_parallelism().ok()?.get();
+    let mut cores = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir("/sys/devices/system/cpu").ok()?.flatten() {
+        let topology = entry.path().join("topology");
+        let read = |name| std::fs::read_to_string(topology.join(name)).ok();
+        if let (Some(package), Some(core)) = (read("physical_package_id"), read("core_id")) {
+            cores.insert((package, core));
+        }
+    }
+    (!cores.is_empty()).then_some(cores.len().min(usable))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_block_runs_once() {
+        for threads in [1, 2, 3, 5] {
+            let team = Team::new(threads);
+            for blocks in [0, 1, 2, 7, 1000] {
+                let counts: Vec<AtomicUsize> = (0..blocks).map(|_| AtomicUsize::new(0)).collect();
+                for _ in 0..50 {
+                    team.run(blocks, |i| {
+                        counts[i].fetch_add(1, Relaxed);
+                    });
+                }
+                assert!(counts.iter().all(|c| c.load(Relaxed) == 50));
+            }
+        }
+    }
+
+    #[test]
+    fn helpers_wake_after_sleep() {
+        let team = Team::new(2);
+        for _ in 0..3 {
+            std::thread::sleep(LINGER * 20);
+            let sum = AtomicUsize::new(0);
+            team.run(100, |i| {
+                sum.fetch_add(i, Relaxed);
+            });
+            assert_eq!(sum.load(Relaxed), 4950);
+        }
+    }
+}
