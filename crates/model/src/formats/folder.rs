@@ -1,1 +1,202 @@
-//! placeholder
+//! Hugging Face model folders: configurations as JSON, tokenizer files by path, weights mapped.
+
+use super::TensorView;
+use super::safetensors::{RawTensor, Safetensors};
+use crate::{Error, Result};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// An open model folder.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    /// `config.json`; `None` in folders that only have Mistral's `params.json`.
+    pub config: Option<Value>,
+    /// Mistral's `params.json`.
+    pub params: Option<Value>,
+    /// `generation_config.json`.
+    pub generation_config: Option<Value>,
+    /// Path of `tokenizer.json`.
+    pub tokenizer: Option<PathBuf>,
+    /// Path of `tokenizer_config.json`.
+    pub tokenizer_config: Option<PathBuf>,
+    /// Path of `chat_template.jinja`.
+    pub chat_template: Option<PathBuf>,
+    files: Vec<Safetensors>,
+    /// Index into `files` of each tensor.
+    by_name: BTreeMap<String, usize>,
+}
+
+impl Folder {
+    /// Opens the folder `dir`: it needs `config.json` or `params.json`, and safetensors weights.
+    ///
+    /// Weights are `model.safetensors` or the shards that `model.safetensors.index.json` names;
+    /// without these, or without `config.json`, the same under the name `consolidated`.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        let config = read_object(&dir.join("config.json"))?;
+        let params = read_object(&dir.join("params.json"))?;
+        if config.is_none() && params.is_none() {
+            let what = "holds no config.json (nor params.json); expected a model folder";
+            return Err(Error::format(dir, what));
+        }
+        let bases = match config {
+            Some(_) => ["model", "consolidated"],
+            None => ["consolidated", "model"],
+        };
+        let files = match weights(dir, bases[0])? {
+            Some(files) => files,
+            None => weights(dir, bases[1])?.ok_or_else(|| no_weights(dir))?,
+        };
+        let mut by_name = BTreeMap::new();
+        for (index, file) in files.iter().enumerate() {
+            for name in file.names() {
+                if let Some(other) = by_name.insert(name.clone(), index) {
+                    let other = files[other].path().display();
+                    let what = format!("tensor `{name}` stands in {other} too");
+                    return Err(Error::format(file.path(), what));
+                }
+            }
+        }
+        let present = |name: &str| Some(dir.join(name)).filter(|path| path.is_file());
+        Ok(Self {
+            path: dir.into(),
+            config,
+            params,
+            generation_config: read_object(&dir.join("generation_config.json"))?,
+            tokenizer: present("tokenizer.json"),
+            tokenizer_config: present("tokenizer_config.json"),
+            chat_template: present("chat_template.jinja"),
+            files,
+            by_name,
+        })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.by_name.keys().map(String::as_str)
+    }
+
+    /// The tensor `name`; `None` if there is no such tensor, an error if it is not F32, F16 or BF16.
+    pub fn tensor(&self, name: &str) -> Result<Option<TensorView<'_>>> {
+        self.file_of(name)
+            .map_or(Ok(None), |file| file.tensor(name))
+    }
+
+    /// The tensor `name` whatever its element type.
+    pub fn raw(&self, name: &str) -> Option<RawTensor<'_>> {
+        self.file_of(name)?.raw(name)
+    }
+
+    /// Lets go of the memory behind a tensor that is no longer needed (because it was repacked).
+    pub fn release(&self, name: &str) {
+        if let Some(file) = self.file_of(name) {
+            file.release(name);
+        }
+    }
+
+    /// Asks the system to start reading a tensor from disk; returns at once.
+    pub fn will_need(&self, name: &str) {
+        if let Some(file) = self.file_of(name) {
+            file.will_need(name);
+        }
+    }
+
+    /// Reads a tensor into memory now, sparing the page faults of a first pass over it.
+    pub fn populate(&self, name: &str) {
+        if let Some(file) = self.file_of(name) {
+            file.populate(name);
+        }
+    }
+
+    /// Size of all weight files in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.files.iter().map(Safetensors::file_bytes).sum()
+    }
+
+    /// The weight files.
+    pub fn paths(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.files.iter().map(Safetensors::path)
+    }
+
+    fn file_of(&self, name: &str) -> Option<&Safetensors> {
+        Some(&self.files[*self.by_name.get(name)?])
+    }
+}
+
+/// The weight files called `base`; `None` if there are none.
+fn weights(dir: &Path, base: &str) -> Result<Option<Vec<Safetensors>>> {
+    let index_path = dir.join(format!("{base}.safetensors.index.json"));
+    if let Some(index) = read_object(&index_path)? {
+        return shards(dir, &index_path, &index).map(Some);
+    }
+    let single = dir.join(format!("{base}.safetensors"));
+    if !single.is_file() {
+        return Ok(None);
+    }
+    Ok(Some(vec![Safetensors::open(single)?]))
+}
+
+/// Opens the shards that an index names and checks that every tensor is where it says.
+fn shards(dir: &Path, index_path: &Path, index: &Value) -> Result<Vec<Safetensors>> {
+    let fault = |what: String| Error::format(index_path, what);
+    let Some(map) = index.get("weight_map").and_then(Value::as_object) else {
+        return Err(fault("has no object `weight_map`".into()));
+    };
+    let mut names = BTreeSet::new();
+    for (tensor, file) in map {
+        // A shard lies in the folder itself: the index must not lead anywhere else.
+        let file = file.as_str().filter(|file| {
+            !file.starts_with('.') && !file.contains(['/', '\\', ':']) && !file.is_empty()
+        });
+        let Some(file) = file else {
+            return Err(fault(format!(
+                "`weight_map` maps {tensor:?} to {}; expected a file name",
+                map[tensor]
+            )));
+        };
+        names.insert(file);
+    }
+    let open = |name: &&str| Safetensors::open(dir.join(name));
+    let files = names.iter().map(open).collect::<Result<Vec<_>>>()?;
+    for (tensor, file) in map {
+        let holds =
+            |(name, shard): (&&str, &Safetensors)| file == *name && shard.raw(tensor).is_some();
+        if !names.iter().zip(&files).any(holds) {
+            return Err(fault(format!("maps {tensor:?} to {file}, which lacks it")));
+        }
+    }
+    Ok(files)
+}
+
+fn no_weights(dir: &Path) -> Error {
+    let found = if dir.join("pytorch_model.bin").is_file() {
+        "; found pytorch_model.bin: convert it to safetensors"
+    } else {
+        ""
+    };
+    let what = "holds no weights; expected model.safetensors, model.safetensors.index.json or \
+                consolidated.safetensors";
+    Error::format(dir, format!("{what}{found}"))
+}
+
+/// The JSON object in the file at `path`; `None` if there is no such file.
+fn read_object(path: &Path) -> Result<Option<Value>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io(path, e)),
+    };
+    let value: Value = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::format(path, format!("is not valid JSON: {e}")))?;
+    if !value.is_object() {
+        return Err(Error::format(path, "is not a JSON object"));
+    }
+    Ok(Some(value))
+}

@@ -1,1 +1,116 @@
-//! placeholder
+//! The bytes of one file, mapped into memory or owned; the only `unsafe` of this crate.
+
+use crate::{Error, Result};
+use memmap2::Mmap;
+use std::fs::File;
+use std::ops::{Deref, Range};
+use std::path::{Path, PathBuf};
+
+/// A whole file as a byte slice.
+///
+/// A mapping is private and read-only. Truncating the file while it is mapped ends the process
+/// (SIGBUS), as for every program that maps files.
+#[derive(Debug)]
+pub(super) struct FileBytes {
+    path: PathBuf,
+    data: Data,
+}
+
+#[derive(Debug)]
+enum Data {
+    Mapped(Mmap),
+    Owned(Vec<u8>),
+}
+
+impl FileBytes {
+    /// Maps the regular file at `path`.
+    pub(super) fn map(path: &Path) -> Result<Self> {
+        let io = |source| Error::io(path, source);
+        let file = File::open(path).map_err(io)?;
+        let found = file.metadata().map_err(io)?;
+        if !found.is_file() {
+            let kind = if found.is_dir() {
+                "a folder"
+            } else {
+                "not a regular file"
+            };
+            return Err(Error::format(path, format!("is {kind}; expected a file")));
+        }
+        // SAFETY: the map is never written through, and files are replaced by renaming, not
+        // written in place; a foreign process that does so anyway is out of scope (see above).
+        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        Ok(Self {
+            path: path.into(),
+            data: Data::Mapped(map),
+        })
+    }
+
+    /// Takes bytes that are already in memory; `path` only names them in errors.
+    pub(super) fn owned(path: &Path, bytes: Vec<u8>) -> Self {
+        Self {
+            path: path.into(),
+            data: Data::Owned(bytes),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives the whole pages inside `range` back to the system; they are read again on access.
+    pub(super) fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Data::Mapped(map) = &self.data {
+            // A map starts on a page boundary. Any multiple of the page size serves as a unit:
+            // 64 KiB covers every system and costs at most that much per end.
+            const PAGE: usize = 64 << 10;
+            let start = range.start.next_multiple_of(PAGE);
+            let end = range.end / PAGE * PAGE;
+            if start < end {
+                // SAFETY: the mapping is file-backed and never written, so dropped pages come
+                // back with the same content.
+                let _ = unsafe {
+                    map.unchecked_advise_range(
+                        memmap2::UncheckedAdvice::DontNeed,
+                        start,
+                        end - start,
+                    )
+                };
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+
+    /// Asks the system to start reading `range`; returns at once.
+    pub(super) fn will_need(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Data::Mapped(map) = &self.data {
+            // Advice only: a refusal changes nothing but speed.
+            let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+
+    /// Maps all pages of `range` now, which spares a page fault for each later.
+    pub(super) fn populate(&self, range: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        if let Data::Mapped(map) = &self.data {
+            let _ = map.advise_range(memmap2::Advice::PopulateRead, range.start, range.len());
+        }
+        #[cfg(not(target_os = "linux"))]
+        self.will_need(range);
+    }
+}
+
+impl Deref for FileBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.data {
+            Data::Mapped(map) => map,
+            Data::Owned(bytes) => bytes,
+        }
+    }
+}

@@ -1,11 +1,17 @@
 //! Files on disk as metadata and tensor bytes, nothing more.
 //!
-//! [`gguf`] reads single and split GGUF files, [`folder`] reads Hugging Face folders. Both give
-//! [`TensorView`]s in row-major order, outermost dimension first, and [`Meta`]data by key.
+//! [`gguf`] reads and writes single and split GGUF files, [`folder`] reads Hugging Face folders and
+//! the [`safetensors`] files in them. All give [`TensorView`]s in row-major order, outermost
+//! dimension first; nothing is copied, decoded or renamed here.
 
 pub mod folder;
 pub mod gguf;
 mod map;
+pub mod safetensors;
+
+pub use folder::Folder;
+pub use gguf::Gguf;
+pub use safetensors::Safetensors;
 
 use leveret_kernels::ElementType;
 

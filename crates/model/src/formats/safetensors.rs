@@ -1,0 +1,156 @@
+//! One safetensors file, mapped into memory.
+//!
+//! The header is parsed and checked by the `safetensors` crate; this module adds the mapping,
+//! errors that name file and tensor, and the element types of this engine.
+
+use super::TensorView;
+use super::map::FileBytes;
+use crate::{Error, Result};
+use ::safetensors::tensor::{Metadata, TensorInfo};
+use leveret_kernels::ElementType;
+use std::ops::Range;
+use std::path::Path;
+
+pub use ::safetensors::Dtype;
+
+/// The longest header that is accepted, as everywhere else.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// An open safetensors file.
+#[derive(Debug)]
+pub struct Safetensors {
+    file: FileBytes,
+    metadata: Metadata,
+    /// Where tensor data begins in the file.
+    data: usize,
+}
+
+/// A tensor of any element type.
+#[derive(Debug, Clone, Copy)]
+pub struct RawTensor<'a> {
+    /// Element type as the file names it.
+    pub dtype: Dtype,
+    /// Row-major shape.
+    pub shape: &'a [usize],
+    /// Exactly the bytes that shape and type call for, at any alignment.
+    pub bytes: &'a [u8],
+}
+
+impl Safetensors {
+    /// Maps the file at `path`.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::read(FileBytes::map(path.as_ref())?)
+    }
+
+    /// Reads a file from memory; `name` stands for the path in errors.
+    pub fn from_bytes(name: impl AsRef<Path>, bytes: Vec<u8>) -> Result<Self> {
+        Self::read(FileBytes::owned(name.as_ref(), bytes))
+    }
+
+    fn read(file: FileBytes) -> Result<Self> {
+        let fault = |what: String| Error::format(file.path(), what);
+        let len = file.len() as u64;
+        let Some(first) = file.first_chunk() else {
+            return Err(fault(format!(
+                "has {len} bytes; expected at least the 8 of the header length"
+            )));
+        };
+        let header = u64::from_le_bytes(*first);
+        if header > MAX_HEADER || header > len - 8 {
+            return Err(fault(format!(
+                "claims a header of {header} bytes; expected at most {}: \
+                 this is no safetensors file, or it is cut short",
+                MAX_HEADER.min(len - 8)
+            )));
+        }
+        let data = 8 + header as usize;
+        let metadata: Metadata = serde_json::from_slice(&file[8..data])
+            .map_err(|e| fault(format!("has no valid safetensors header: {e}")))?;
+        let (expected, found) = (metadata.data_len(), file.len() - data);
+        if expected != found {
+            return Err(fault(format!(
+                "has {found} bytes of tensor data; its header calls for {expected}; is it cut short?"
+            )));
+        }
+        Ok(Self {
+            file,
+            metadata,
+            data,
+        })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Size of the file in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.file.len() as u64
+    }
+
+    /// Names of all tensors, in the order of their data.
+    pub fn names(&self) -> Vec<String> {
+        self.metadata.offset_keys()
+    }
+
+    /// The tensor `name` whatever its element type; `None` if there is no such tensor.
+    pub fn raw(&self, name: &str) -> Option<RawTensor<'_>> {
+        let info = self.metadata.info(name)?;
+        Some(RawTensor {
+            dtype: info.dtype,
+            shape: &info.shape,
+            bytes: &self.file[self.range(info)],
+        })
+    }
+
+    /// The tensor `name`; `None` if there is no such tensor, an error if it is not F32, F16 or BF16.
+    pub fn tensor(&self, name: &str) -> Result<Option<TensorView<'_>>> {
+        let Some(RawTensor {
+            dtype,
+            shape,
+            bytes,
+        }) = self.raw(name)
+        else {
+            return Ok(None);
+        };
+        let ty = match dtype {
+            Dtype::F32 => ElementType::F32,
+            Dtype::F16 => ElementType::F16,
+            Dtype::BF16 => ElementType::BF16,
+            other => {
+                let what =
+                    format!("tensor `{name}` has the type {other:?}; expected BF16, F16 or F32");
+                return Err(Error::unsupported(self.path(), what));
+            }
+        };
+        Ok(Some(TensorView { ty, shape, bytes }))
+    }
+
+    /// Lets go of the memory behind a tensor that is no longer needed (because it was repacked).
+    pub fn release(&self, name: &str) {
+        if let Some(info) = self.metadata.info(name) {
+            self.file.release(self.range(info));
+        }
+    }
+
+    /// Asks the system to start reading a tensor from disk; returns at once.
+    pub fn will_need(&self, name: &str) {
+        if let Some(info) = self.metadata.info(name) {
+            self.file.will_need(self.range(info));
+        }
+    }
+
+    /// Reads a tensor into memory now, sparing the page faults of a first pass over it.
+    pub fn populate(&self, name: &str) {
+        if let Some(info) = self.metadata.info(name) {
+            self.file.populate(self.range(info));
+        }
+    }
+
+    /// Where the data lies in the file: inside it, as offsets were checked against its length.
+    fn range(&self, info: &TensorInfo) -> Range<usize> {
+        let (start, end) = info.data_offsets;
+        self.data + start..self.data + end
+    }
+}
