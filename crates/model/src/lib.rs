@@ -6,6 +6,7 @@
 
 mod error;
 pub mod formats;
+pub mod tokenizer;
 mod target;
 
 pub use error::{Error, Result};
