@@ -6,12 +6,19 @@
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
+mod activations;
 mod element;
 mod isa;
+mod matmul;
+mod memory;
 pub mod quant;
+mod rows;
 mod simd;
 mod team;
 
+pub use activations::Activations;
 pub use element::ElementType;
 pub use isa::Isa;
+pub use matmul::{Job, Matrix, MatrixError, Rows, matmul};
+pub use rows::par_rows;
 pub use team::Team;

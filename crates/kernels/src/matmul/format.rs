@@ -1,0 +1,329 @@
+//! Packed formats: how weights lie in the panels that the kernels stream.
+//!
+//! A panel holds as many matrix rows as a vector has lanes, for all of k. It is a run of super-blocks: a head
+//! (scales shared by the whole super-block), then blocks of 32 weights, each with its own scales
+//! and the codes of all rows, four consecutive k of one row side by side. Every number of a row
+//! stands in the lane of that row, so no sum ever crosses lanes.
+//!
+//! A weight is `scale * (code - ZERO) + offset`, per 32 weights or, where `SPLIT`, per 16.
+
+use crate::simd::Simd;
+
+/// Groups of four k in a block of 32.
+pub(crate) const GROUPS: usize = 8;
+
+/// Scales of one block, for all rows of the panel. Where the format is not split only the first entries count.
+pub(crate) struct Scales<S: Simd> {
+    pub(crate) scale: [S::F; 2],
+    pub(crate) offset: [S::F; 2],
+}
+
+/// A packed format. Byte counts are per matrix row; a panel of R rows has R times as many, and the parts of a
+/// head or block follow each other, each for all rows.
+#[allow(clippy::missing_safety_doc)] // one contract: `p` points at a head or block of a whole panel
+pub(crate) trait Format: 'static {
+    /// Blocks in a super-block.
+    const SUPER: usize;
+    /// Bytes of a super-block's head.
+    const HEAD: usize;
+    /// Bytes of a block's scales, which come before its codes.
+    const SCALES: usize;
+    /// Bytes of a block's codes.
+    const CODES: usize;
+    /// Codes are below 2^BITS.
+    const BITS: u32;
+    /// What a code stands above the weight it means.
+    const ZERO: i32;
+    /// Whether the weights of a block have two scales, one per 16.
+    const SPLIT: bool;
+    /// Whether weights have an offset.
+    const OFFSET: bool;
+
+    /// The head's scales: multiplier and offset multiplier.
+    unsafe fn head<S: Simd>(p: *const u8) -> (S::F, S::F);
+    /// The block's scales.
+    unsafe fn scales<S: Simd>(head: (S::F, S::F), p: *const u8) -> Scales<S>;
+    /// The block's codes, `p` behind its scales.
+    unsafe fn codes<S: Simd>(p: *const u8) -> [S::B; GROUPS];
+}
+
+/// Where the scales come from.
+pub(crate) trait ScaleForm: 'static {
+    const SUPER: usize;
+    const HEAD: usize;
+    const SCALES: usize;
+    const SPLIT: bool;
+    const OFFSET: bool;
+    unsafe fn head<S: Simd>(p: *const u8) -> (S::F, S::F);
+    unsafe fn scales<S: Simd>(head: (S::F, S::F), p: *const u8) -> Scales<S>;
+}
+
+/// Where the codes come from.
+pub(crate) trait CodeForm: 'static {
+    const CODES: usize;
+    const BITS: u32;
+    unsafe fn codes<S: Simd>(p: *const u8) -> [S::B; GROUPS];
+}
+
+macro_rules! scale_form {
+    ($(#[$meta:meta])* $name:ident, super $super:literal, head $head:literal, scales $scales:literal, split $split:literal,
+     offset $offset:literal, |$hp:ident| $make_head:expr, |$h:ident, $p:ident| $make:expr) => {
+        $(#[$meta])*
+        #[derive(Debug)]
+        pub(crate) struct $name;
+        impl ScaleForm for $name {
+            const SUPER: usize = $super;
+            const HEAD: usize = $head;
+            const SCALES: usize = $scales;
+            const SPLIT: bool = $split;
+            const OFFSET: bool = $offset;
+            #[inline(always)]
+            unsafe fn head<S: Simd>($hp: *const u8) -> (S::F, S::F) {
+                // SAFETY: the caller points at a head of this form.
+                unsafe { $make_head }
+            }
+            #[inline(always)]
+            unsafe fn scales<S: Simd>($h: (S::F, S::F), $p: *const u8) -> Scales<S> {
+                // SAFETY: the caller points at block scales of this form.
+                unsafe {
+                    let (scale, offset) = $make;
+                    Scales { scale, offset }
+                }
+            }
+        }
+    };
+}
+
+#[inline(always)]
+unsafe fn zeros<S: Simd>() -> (S::F, S::F) {
+    // SAFETY: lane arithmetic.
+    unsafe { (S::splat(0.0), S::splat(0.0)) }
+}
+
+scale_form!(
+    /// One f16 scale per block.
+    D, super 1, head 0, scales 2, split false, offset false,
+    |_p| zeros::<S>(),
+    |_h, p| ([S::load_f16(p.cast()); 2], [S::splat(0.0); 2])
+);
+scale_form!(
+    /// One bf16 scale per block, which holds any power of two that an E8M0 byte means.
+    Power, super 1, head 0, scales 2, split false, offset false,
+    |_p| zeros::<S>(),
+    |_h, p| ([S::load_bf16(p.cast()); 2], [S::splat(0.0); 2])
+);
+scale_form!(
+    /// An f16 scale and an f16 offset per block.
+    DM, super 1, head 0, scales 4, split false, offset true,
+    |_p| zeros::<S>(),
+    |_h, p| ([S::load_f16(p.cast()); 2], [S::load_f16(p.cast::<u16>().add(S::LANES)); 2])
+);
+scale_form!(
+    /// f16 scale and offset multipliers per 256, a byte of each per 32; offsets are subtracted.
+    K32, super 8, head 4, scales 2, split false, offset true,
+    |p| (S::load_f16(p.cast()), S::mul(S::splat(-1.0), S::load_f16(p.cast::<u16>().add(S::LANES)))),
+    |h, p| (
+        [S::mul(h.0, S::load_u8(p)); 2],
+        [S::mul(h.1, S::load_u8(p.add(S::LANES))); 2],
+    )
+);
+scale_form!(
+    /// As [`K32`], but a byte of each per 16.
+    K16, super 8, head 4, scales 4, split true, offset true,
+    |p| (S::load_f16(p.cast()), S::mul(S::splat(-1.0), S::load_f16(p.cast::<u16>().add(S::LANES)))),
+    |h, p| (
+        [S::mul(h.0, S::load_u8(p)), S::mul(h.0, S::load_u8(p.add(S::LANES)))],
+        [S::mul(h.1, S::load_u8(p.add(2 * S::LANES))), S::mul(h.1, S::load_u8(p.add(3 * S::LANES)))],
+    )
+);
+scale_form!(
+    /// An f16 multiplier per 256, a signed byte per 16, no offset.
+    Signed16, super 8, head 2, scales 2, split true, offset false,
+    |p| (S::load_f16(p.cast()), S::splat(0.0)),
+    |h, p| (
+        [S::mul(h.0, S::load_i8(p.cast())), S::mul(h.0, S::load_i8(p.cast::<i8>().add(S::LANES)))],
+        [S::splat(0.0); 2],
+    )
+);
+
+macro_rules! code_form {
+    ($(#[$meta:meta])* $name:ident, bytes $bytes:literal, bits $bits:literal, |$p:ident| $code:expr) => {
+        $(#[$meta])*
+        #[derive(Debug)]
+        pub(crate) struct $name;
+        impl CodeForm for $name {
+            const CODES: usize = $bytes;
+            const BITS: u32 = $bits;
+            #[inline(always)]
+            unsafe fn codes<S: Simd>($p: *const u8) -> [S::B; GROUPS] {
+                // SAFETY: the caller points at block codes of this form.
+                unsafe { $code }
+            }
+        }
+    };
+}
+
+/// Vector `i` of a block's codes.
+#[inline(always)]
+unsafe fn vector<S: Simd>(p: *const u8, i: usize) -> S::B {
+    // SAFETY: the caller's block holds vector `i`.
+    unsafe { S::b_load(p.add(4 * S::LANES * i)) }
+}
+
+/// Nibbles: vector `i` holds group `i` in its low and group `i + 4` in its high halves.
+#[inline(always)]
+unsafe fn nibbles<S: Simd>(p: *const u8) -> [S::B; GROUPS] {
+    // SAFETY: four vectors by contract.
+    unsafe {
+        let v = [vector::<S>(p, 0), vector::<S>(p, 1), vector::<S>(p, 2), vector::<S>(p, 3)];
+        [
+            S::b_low(v[0]),
+            S::b_low(v[1]),
+            S::b_low(v[2]),
+            S::b_low(v[3]),
+            S::b_high(v[0]),
+            S::b_high(v[1]),
+            S::b_high(v[2]),
+            S::b_high(v[3]),
+        ]
+    }
+}
+
+/// Bit `g` of the byte vector `v` for group `g`, moved to bit `LEFT`.
+#[inline(always)]
+unsafe fn one_bits<S: Simd, const LEFT: i32>(v: S::B) -> [S::B; GROUPS] {
+    // SAFETY: lane arithmetic.
+    unsafe {
+        [
+            S::b_bits::<0, LEFT>(v, 1),
+            S::b_bits::<1, LEFT>(v, 1),
+            S::b_bits::<2, LEFT>(v, 1),
+            S::b_bits::<3, LEFT>(v, 1),
+            S::b_bits::<4, LEFT>(v, 1),
+            S::b_bits::<5, LEFT>(v, 1),
+            S::b_bits::<6, LEFT>(v, 1),
+            S::b_bits::<7, LEFT>(v, 1),
+        ]
+    }
+}
+
+/// Two bits per group: groups 0 to 3 in `a`, 4 to 7 in `b`, moved to bit `LEFT`.
+#[inline(always)]
+unsafe fn two_bits<S: Simd, const LEFT: i32>(a: S::B, b: S::B) -> [S::B; GROUPS] {
+    // SAFETY: lane arithmetic.
+    unsafe {
+        [
+            S::b_bits::<0, LEFT>(a, 3),
+            S::b_bits::<2, LEFT>(a, 3),
+            S::b_bits::<4, LEFT>(a, 3),
+            S::b_bits::<6, LEFT>(a, 3),
+            S::b_bits::<0, LEFT>(b, 3),
+            S::b_bits::<2, LEFT>(b, 3),
+            S::b_bits::<4, LEFT>(b, 3),
+            S::b_bits::<6, LEFT>(b, 3),
+        ]
+    }
+}
+
+#[inline(always)]
+unsafe fn or_all<S: Simd>(mut a: [S::B; GROUPS], b: [S::B; GROUPS]) -> [S::B; GROUPS] {
+    for g in 0..GROUPS {
+        // SAFETY: lane arithmetic.
+        a[g] = unsafe { S::b_or(a[g], b[g]) };
+    }
+    a
+}
+
+code_form!(
+    /// Four bits.
+    U4, bytes 16, bits 4, |p| nibbles::<S>(p)
+);
+code_form!(
+    /// Four bits, then the fifth of all groups in one vector.
+    U5, bytes 20, bits 5, |p| or_all::<S>(nibbles::<S>(p), one_bits::<S, 4>(vector::<S>(p, 4)))
+);
+code_form!(
+    /// Four bits, then two more of four groups each in two vectors.
+    U6, bytes 24, bits 6, |p| or_all::<S>(nibbles::<S>(p), two_bits::<S, 4>(vector::<S>(p, 4), vector::<S>(p, 5)))
+);
+code_form!(
+    /// Two bits of four groups each in two vectors.
+    U2, bytes 8, bits 2, |p| two_bits::<S, 0>(vector::<S>(p, 0), vector::<S>(p, 1))
+);
+code_form!(
+    /// Two bits as [`U2`], then the third of all groups in one vector.
+    U3, bytes 12, bits 3, |p| or_all::<S>(two_bits::<S, 0>(vector::<S>(p, 0), vector::<S>(p, 1)), one_bits::<S, 2>(vector::<S>(p, 2)))
+);
+code_form!(
+    /// Whole bytes.
+    U8, bytes 32, bits 8, |p| [
+        vector::<S>(p, 0), vector::<S>(p, 1), vector::<S>(p, 2), vector::<S>(p, 3),
+        vector::<S>(p, 4), vector::<S>(p, 5), vector::<S>(p, 6), vector::<S>(p, 7),
+    ]
+);
+code_form!(
+    /// Four bits that index the IQ4_NL values, each 128 higher.
+    Nl4, bytes 16, bits 8, |p| lookup::<S>(&IQ4_NL, nibbles::<S>(p))
+);
+code_form!(
+    /// Four bits that index the E2M1 values, doubled and each 12 higher.
+    E2m1, bytes 16, bits 5, |p| lookup::<S>(&E2M1, nibbles::<S>(p))
+);
+
+/// IQ4_NL's values plus 128.
+pub(crate) const IQ4_NL: [u8; 16] = [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241];
+/// E2M1's values doubled (0, 1, 2, 3, 4, 6, 8, 12 and their negatives) plus 12.
+pub(crate) const E2M1: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
+
+#[inline(always)]
+unsafe fn lookup<S: Simd>(table: &[u8; 16], mut codes: [S::B; GROUPS]) -> [S::B; GROUPS] {
+    for code in &mut codes {
+        // SAFETY: lane arithmetic; nibbles are below 16.
+        *code = unsafe { S::b_lookup(table, *code) };
+    }
+    codes
+}
+
+/// A scale form with a code form.
+#[derive(Debug)]
+pub(crate) struct Packed<A, C, const ZERO: i32>(std::marker::PhantomData<(A, C)>);
+
+impl<A: ScaleForm, C: CodeForm, const ZERO: i32> Format for Packed<A, C, ZERO> {
+    const SUPER: usize = A::SUPER;
+    const HEAD: usize = A::HEAD;
+    const SCALES: usize = A::SCALES;
+    const CODES: usize = C::CODES;
+    const BITS: u32 = C::BITS;
+    const ZERO: i32 = ZERO;
+    const SPLIT: bool = A::SPLIT;
+    const OFFSET: bool = A::OFFSET;
+
+    #[inline(always)]
+    unsafe fn head<S: Simd>(p: *const u8) -> (S::F, S::F) {
+        // SAFETY: same contract.
+        unsafe { A::head::<S>(p) }
+    }
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(head: (S::F, S::F), p: *const u8) -> Scales<S> {
+        // SAFETY: same contract.
+        unsafe { A::scales::<S>(head, p) }
+    }
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(p: *const u8) -> [S::B; GROUPS] {
+        // SAFETY: same contract.
+        unsafe { C::codes::<S>(p) }
+    }
+}
+
+pub(crate) type Q4_0 = Packed<D, U4, 8>;
+pub(crate) type Q4_1 = Packed<DM, U4, 0>;
+pub(crate) type Q5_0 = Packed<D, U5, 16>;
+pub(crate) type Q5_1 = Packed<DM, U5, 0>;
+pub(crate) type Q8_0 = Packed<D, U8, 128>;
+pub(crate) type Q2K = Packed<K16, U2, 0>;
+pub(crate) type Q3K = Packed<Signed16, U3, 4>;
+pub(crate) type Q4K = Packed<K32, U4, 0>;
+pub(crate) type Q5K = Packed<K32, U5, 0>;
+pub(crate) type Q6K = Packed<Signed16, U6, 32>;
+pub(crate) type Iq4Nl = Packed<D, Nl4, 128>;
+pub(crate) type Mxfp4 = Packed<Power, E2m1, 12>;

@@ -1,0 +1,156 @@
+//! A weight matrix in the layout that the kernels stream: packed once, at load.
+
+use super::pack::{Layout, pack_row};
+use super::unpack::unpack_row;
+use crate::element::ElementType;
+use crate::isa::Isa;
+use crate::memory::Pages;
+use crate::rows::Shared;
+use crate::team::Team;
+
+/// Why bytes cannot become a matrix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MatrixError {
+    /// The type's blocks do not divide the row.
+    Width {
+        /// Element type of the source.
+        ty: ElementType,
+        /// Elements per row.
+        cols: usize,
+    },
+    /// The source has another number of bytes than rows and columns call for.
+    Bytes {
+        /// Bytes found.
+        found: usize,
+        /// Bytes expected.
+        expected: usize,
+    },
+    /// The size overflows, or memory for it is refused.
+    Memory {
+        /// Bytes asked for (saturated).
+        bytes: usize,
+    },
+}
+
+impl std::fmt::Display for MatrixError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Width { ty, cols } => {
+                write!(f, "rows of {cols} elements, but {} comes in blocks of {}", ty.name(), ty.block_len())
+            }
+            Self::Bytes { found, expected } => write!(f, "{found} bytes, expected {expected}"),
+            Self::Memory { bytes } => write!(f, "no memory for a matrix of {bytes} bytes"),
+        }
+    }
+}
+
+impl std::error::Error for MatrixError {}
+
+/// Packed weights `[rows, cols]`: `rows` output features of `cols` inputs each.
+#[derive(Debug)]
+pub struct Matrix {
+    ty: ElementType,
+    rows: usize,
+    cols: usize,
+    pub(super) layout: Layout,
+    panel_bytes: usize,
+    data: Pages,
+    bias: Option<Vec<f32>>,
+}
+
+impl Matrix {
+    /// Packs row-major stored weights. Panels are packed in parallel.
+    ///
+    /// # Errors
+    /// When the bytes do not fit the shape, or memory is refused.
+    pub fn pack(team: &Team, ty: ElementType, bytes: &[u8], rows: usize, cols: usize) -> Result<Self, MatrixError> {
+        let stored_row = ty.row_bytes(cols).ok_or(MatrixError::Width { ty, cols })?;
+        let expected = stored_row.checked_mul(rows).ok_or(MatrixError::Memory { bytes: usize::MAX })?;
+        if bytes.len() != expected {
+            return Err(MatrixError::Bytes { found: bytes.len(), expected });
+        }
+        let lanes = Isa::current().lanes();
+        let layout = Layout::of(ty, lanes);
+        let panel_bytes = layout.panel_bytes(cols);
+        let panels = rows.div_ceil(lanes);
+        let size = panels.checked_mul(panel_bytes).ok_or(MatrixError::Memory { bytes: usize::MAX })?;
+        let mut data = Pages::zeroed(size).ok_or(MatrixError::Memory { bytes: size })?;
+        let packed = Shared::new(data.bytes_mut());
+        // A few panels a block: enough work to be worth a claim.
+        let per_block = (128 * 1024 / panel_bytes.max(1)).max(1);
+        team.run(panels.div_ceil(per_block), |block| {
+            for panel in block * per_block..((block + 1) * per_block).min(panels) {
+                // SAFETY: panels do not overlap and each is visited once.
+                let packed = unsafe { packed.part(panel * panel_bytes, panel_bytes) };
+                for (lane, row) in (panel * lanes..((panel + 1) * lanes).min(rows)).enumerate() {
+                    pack_row(ty, &bytes[row * stored_row..][..stored_row], layout, lane, packed);
+                }
+            }
+        });
+        Ok(Self { ty, rows, cols, layout, panel_bytes, data, bias: None })
+    }
+
+    /// The matrix with a bias `[rows]` that every product gets added.
+    ///
+    /// # Panics
+    /// When the bias has another length than the matrix has rows.
+    pub fn with_bias(mut self, mut bias: Vec<f32>) -> Self {
+        assert_eq!(bias.len(), self.rows, "a bias has one value per matrix row");
+        bias.resize(self.panels() * self.layout.lanes, 0.0);
+        self.bias = Some(bias);
+        self
+    }
+
+    /// Writes row `row` (`cols` values) as f32, without bias.
+    ///
+    /// # Panics
+    /// When there is no such row, or `out` has another length.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows && out.len() == self.cols, "a row of the matrix and a buffer for it");
+        let lanes = self.layout.lanes;
+        unpack_row(self.ty, self.panel(row / lanes), self.layout, row % lanes, out);
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Type of the stored weights.
+    pub fn element_type(&self) -> ElementType {
+        self.ty
+    }
+
+    /// Bytes in memory, all of which a product reads.
+    pub fn bytes(&self) -> usize {
+        self.data.bytes().len()
+    }
+
+    /// Bytes that a matrix takes once packed.
+    pub fn packed_bytes(ty: ElementType, rows: usize, cols: usize) -> usize {
+        let layout = Layout::of(ty, Isa::current().lanes());
+        rows.div_ceil(layout.lanes) * layout.panel_bytes(cols)
+    }
+
+    pub(super) fn panels(&self) -> usize {
+        self.rows.div_ceil(self.layout.lanes)
+    }
+
+    pub(super) fn panel_bytes(&self) -> usize {
+        self.panel_bytes
+    }
+
+    pub(super) fn panel(&self, panel: usize) -> &[u8] {
+        &self.data.bytes()[panel * self.panel_bytes..][..self.panel_bytes]
+    }
+
+    /// The bias, padded to whole panels.
+    pub(super) fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+}

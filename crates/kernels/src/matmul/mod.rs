@@ -1,0 +1,278 @@
+//! Rows times weights: the one entry for every number of rows and every weight type.
+
+mod format;
+mod kernel;
+mod matrix;
+mod pack;
+#[cfg(test)]
+mod tests;
+mod unpack;
+
+pub use matrix::{Matrix, MatrixError};
+
+use crate::activations::{Activations, Block};
+use crate::element::ElementType;
+use crate::isa::Isa;
+use crate::rows::Shared;
+use crate::simd::Simd;
+use crate::team::Team;
+use kernel::FloatForm;
+use std::ops::Range;
+
+/// Which rows of the activations a product takes.
+#[derive(Debug, Clone)]
+pub enum Rows<'a> {
+    /// All of them.
+    All,
+    /// The rows of a range.
+    Range(Range<usize>),
+    /// The rows named, in this order.
+    List(&'a [u32]),
+}
+
+/// One product of a parallel region.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The weights `[n, k]`.
+    pub matrix: &'a Matrix,
+    /// The activation rows to multiply.
+    pub rows: Rows<'a>,
+    /// Result `[rows, n]`, row-major, one row per activation row in the order of `rows`.
+    pub out: &'a mut [f32],
+    /// Whether the product is added to what `out` holds.
+    pub add: bool,
+}
+
+/// A job as its blocks see it.
+struct Work<'a> {
+    matrix: &'a Matrix,
+    x: &'a Activations,
+    rows: &'a Rows<'a>,
+    count: usize,
+    out: Shared<f32>,
+    add: bool,
+}
+
+impl Work<'_> {
+    fn row(&self, i: usize) -> usize {
+        match self.rows {
+            Rows::All => i,
+            Rows::Range(range) => range.start + i,
+            Rows::List(rows) => rows[i] as usize,
+        }
+    }
+}
+
+/// Weights that a block of the loop covers: large against the price of a claim, small against the cache and
+/// against what waiting for the last one costs.
+const BLOCK_BYTES: usize = 48 * 1024;
+
+/// Multiplies, all jobs in one parallel region. Each output is one fixed sequence of operations over k, whatever
+/// the other rows, jobs and threads.
+///
+/// # Panics
+/// When shapes do not fit: a programming error, not one of input.
+pub fn matmul(team: &Team, x: &Activations, jobs: &mut [Job<'_>]) {
+    let mut blocks = 0;
+    for job in jobs.iter() {
+        let count = count(&job.rows, x);
+        assert_eq!(job.matrix.cols(), x.cols(), "activations of another width than the weights");
+        assert_eq!(job.out.len(), count * job.matrix.rows(), "output of another size than rows x features");
+        if count > 0 {
+            blocks += job_blocks(job.matrix);
+        }
+    }
+    let jobs = Shared::new(jobs);
+    team.run(blocks, |block| {
+        // SAFETY: blocks only read the jobs; what they write lies behind the `out` pointers, in panels of their own.
+        let jobs: &[Job<'_>] = unsafe { jobs.all() };
+        let Some((job, first)) = find(jobs, x, block) else { return };
+        let per_block = panels_per_block(job.matrix);
+        let panels = first * per_block..((first + 1) * per_block).min(job.matrix.panels());
+        let out = Shared::behind(&job.out);
+        let work = Work { matrix: job.matrix, x, rows: &job.rows, count: count(&job.rows, x), out, add: job.add };
+        run_panels(&work, panels);
+    });
+}
+
+fn count(rows: &Rows<'_>, x: &Activations) -> usize {
+    match rows {
+        Rows::All => x.rows(),
+        Rows::Range(range) => {
+            assert!(range.end <= x.rows(), "row range beyond the activations");
+            range.len()
+        }
+        Rows::List(rows) => {
+            assert!(rows.iter().all(|&r| (r as usize) < x.rows()), "row number beyond the activations");
+            rows.len()
+        }
+    }
+}
+
+fn panels_per_block(matrix: &Matrix) -> usize {
+    (BLOCK_BYTES / matrix.panel_bytes().max(1)).max(1)
+}
+
+fn job_blocks(matrix: &Matrix) -> usize {
+    matrix.panels().div_ceil(panels_per_block(matrix))
+}
+
+/// The job that block `block` of the region belongs to, and the block's number in it.
+fn find<'a, 'b>(jobs: &'a [Job<'b>], x: &Activations, mut block: usize) -> Option<(&'a Job<'b>, usize)> {
+    for job in jobs {
+        let blocks = match &job.rows {
+            Rows::All if x.rows() == 0 => 0,
+            Rows::Range(range) if range.is_empty() => 0,
+            Rows::List([]) => 0,
+            _ => job_blocks(job.matrix),
+        };
+        if block < blocks {
+            return Some((job, block));
+        }
+        block -= blocks;
+    }
+    None
+}
+
+/// Picks the kernel compiled for the weight type and instruction set.
+fn run_panels(work: &Work<'_>, panels: Range<usize>) {
+    use ElementType as T;
+    use format as f;
+    match work.matrix.element_type() {
+        T::F32 => float::<kernel::F32>(work, panels),
+        T::F16 => float::<kernel::F16>(work, panels),
+        T::BF16 => float::<kernel::BF16>(work, panels),
+        T::Q4_0 => quantized::<f::Q4_0>(work, panels),
+        T::Q4_1 => quantized::<f::Q4_1>(work, panels),
+        T::Q5_0 => quantized::<f::Q5_0>(work, panels),
+        T::Q5_1 => quantized::<f::Q5_1>(work, panels),
+        T::Q8_0 => quantized::<f::Q8_0>(work, panels),
+        T::Q2K => quantized::<f::Q2K>(work, panels),
+        T::Q3K => quantized::<f::Q3K>(work, panels),
+        T::Q4K => quantized::<f::Q4K>(work, panels),
+        T::Q5K => quantized::<f::Q5K>(work, panels),
+        T::Q6K => quantized::<f::Q6K>(work, panels),
+        T::Iq4Nl => quantized::<f::Iq4Nl>(work, panels),
+        T::Mxfp4 => quantized::<f::Mxfp4>(work, panels),
+    }
+}
+
+/// Compiles `$body::<S, F>` for each instruction set and calls the one in use.
+macro_rules! per_isa {
+    ($name:ident, $bound:path, $body:ident) => {
+        fn $name<F: $bound>(work: &Work<'_>, panels: Range<usize>) {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn avx2<F: $bound>(work: &Work<'_>, panels: Range<usize>) {
+                $body::<crate::simd::Avx2, F>(work, panels);
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+            fn avx512<F: $bound>(work: &Work<'_>, panels: Range<usize>) {
+                $body::<crate::simd::Avx512, F>(work, panels);
+            }
+            match Isa::current() {
+                // SAFETY: `Isa::current` names only sets that this processor has.
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => unsafe { avx2::<F>(work, panels) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => unsafe { avx512::<F>(work, panels) },
+                _ => $body::<crate::simd::Portable, F>(work, panels),
+            }
+        }
+    };
+}
+per_isa!(quantized, format::Format, quantized_panels);
+per_isa!(float, FloatForm, float_panels);
+
+/// Calls `$tile::<$n>` for as many rows as are left, at most `$most`, and steps on.
+macro_rules! each_tile {
+    ($i:ident, $count:expr, $most:expr, $call:ident) => {
+        while $i < $count {
+            let tile = ($count - $i).min($most);
+            match tile {
+                1 => $call!(1),
+                2 => $call!(2),
+                3 => $call!(3),
+                4 => $call!(4),
+                5 => $call!(5),
+                6 => $call!(6),
+                7 => $call!(7),
+                _ => $call!(8),
+            }
+            $i += tile.min(8);
+        }
+    };
+}
+
+#[inline(always)]
+fn quantized_panels<S: Simd, F: format::Format>(work: &Work<'_>, panels: Range<usize>) {
+    debug_assert_eq!(work.matrix.layout.lanes, S::LANES);
+    let supers = work.matrix.cols() / (F::SUPER * 32);
+    // Accumulators, codes and scales of a tile fit the registers: 32 where vectors have 16 lanes, else 16.
+    let most = if S::LANES == 16 { 8 } else { 4 };
+    let mut i = 0;
+    macro_rules! tile {
+        ($n:literal) => {
+            if $n <= most {
+                let x: [*const Block; $n] = std::array::from_fn(|t| work.x.blocks(work.row(i + t)).as_ptr());
+                for panel in panels.clone() {
+                    // SAFETY: a panel holds `supers` super-blocks, a row that many activation blocks; `S` was
+                    // checked for.
+                    let sums = unsafe { kernel::tile::<S, F, $n>(work.matrix.panel(panel).as_ptr(), supers, x) };
+                    store::<S, $n>(work, panel, i, sums);
+                }
+            }
+        };
+    }
+    each_tile!(i, work.count, most, tile);
+}
+
+#[inline(always)]
+fn float_panels<S: Simd, W: FloatForm>(work: &Work<'_>, panels: Range<usize>) {
+    debug_assert_eq!(work.matrix.layout.lanes, S::LANES);
+    let k = work.matrix.cols();
+    // Four sums for each row of a tile.
+    let most = if S::LANES == 16 { 4 } else { 2 };
+    let mut i = 0;
+    macro_rules! tile {
+        ($n:literal) => {
+            if $n <= most {
+                let x: [*const f32; $n] = std::array::from_fn(|t| work.x.row(work.row(i + t)).as_ptr());
+                for panel in panels.clone() {
+                    // SAFETY: a panel holds `k` weights a row, a row `k` values; `S` was checked for.
+                    let sums = unsafe { kernel::float_tile::<S, W, $n>(work.matrix.panel(panel).as_ptr(), k, x) };
+                    store::<S, $n>(work, panel, i, sums);
+                }
+            }
+        };
+    }
+    each_tile!(i, work.count, most, tile);
+}
+
+/// Writes the sums of a panel for rows `i ..`.
+#[inline(always)]
+fn store<S: Simd, const T: usize>(work: &Work<'_>, panel: usize, i: usize, sums: [S::F; T]) {
+    let n = work.matrix.rows();
+    let first = panel * S::LANES;
+    let lanes = (n - first).min(S::LANES);
+    for (t, mut sum) in sums.into_iter().enumerate() {
+        // SAFETY: outputs of this panel for this row, which no other block writes; the bias is padded to whole
+        // panels.
+        unsafe {
+            let out = work.out.part((i + t) * n + first, lanes).as_mut_ptr();
+            if let Some(bias) = work.matrix.bias() {
+                sum = S::add(sum, S::load(bias.as_ptr().add(first)));
+            }
+            if work.add {
+                sum = S::add(S::load_part(out, lanes), sum);
+            }
+            if lanes == S::LANES {
+                S::store(out, sum);
+            } else {
+                S::store_part(out, sum, lanes);
+            }
+        }
+    }
+}
