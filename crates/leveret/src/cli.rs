@@ -1,0 +1,120 @@
+//! Arguments in, exit code out: 0 done, 1 an error, 2 a command line that cannot be understood.
+//! Errors are one line on standard error.
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use crate::commands::{list, pull};
+
+/// Exit code of a command line that cannot be understood.
+const USAGE: u8 = 2;
+
+/// Lossless speculative decoding: the text of your model, sooner.
+#[derive(Debug, Parser)]
+#[command(name = "leveret", version, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  leveret run \"Explain what a leveret is.\"
+  leveret run --model qwen2.5-coder-1.5b --prompt-file task.txt --output json
+  leveret pull hf:Qwen/Qwen3-0.6B
+  leveret inspect model.gguf
+  leveret bench speed smollm2 --json speed.json
+
+MODEL is a name that `leveret list` shows, hf:OWNER/REPO[/FILE], a .gguf file, or a folder with
+config.json and safetensors. Models are kept in $LEVERET_HOME/models or ~/.cache/leveret/models.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Fetch a model, or go on with an interrupted fetch.
+    Pull(pull::Args),
+    /// Show the models that have a name and those that are here.
+    List(list::Args),
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Pull(args) => pull::run(&args),
+            Self::List(args) => list::run(&args),
+        }
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    match parse(std::env::args_os()) {
+        Ok(cli) => finish(cli.command.run()),
+        Err(code) => code,
+    }
+}
+
+/// Parses, or answers for `--help`, `--version` and mistakes.
+fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, ExitCode> {
+    Cli::try_parse_from(args).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Nothing can be said to a reader that has gone away.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            ExitCode::from(USAGE)
+        }
+        _ => {
+            eprintln!("{}", one_line(&error.to_string()));
+            ExitCode::from(USAGE)
+        }
+    })
+}
+
+/// Clap's message without its usage block: what is wrong, and its tip if it has one.
+fn one_line(message: &str) -> String {
+    let told = message.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let told = told.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+    format!("{} (see --help)", told.collect::<Vec<_>>().join(" "))
+}
+
+/// The exit code, and for an error its one line.
+fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
+    let error = match result {
+        Ok(code) => return code,
+        Err(error) => error,
+    };
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    if io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        // The reader of our output has seen enough.
+        return ExitCode::SUCCESS;
+    }
+    let message = format!("{error:#}");
+    let lines: Vec<&str> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    eprintln!("error: {}", lines.join(" "));
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_usage_error_is_one_line() {
+        let error = Cli::try_parse_from(["leveret", "pull", "--nonsense"]).unwrap_err();
+        let line = one_line(&error.to_string());
+        assert!(line.starts_with("error: unexpected argument '--nonsense'"), "{line}");
+        assert!(!line.contains('\n') && !line.contains("Usage"), "{line}");
+    }
+}

@@ -1,0 +1,12 @@
+//! The command line of Leveret: fetches models, runs them, looks into them and measures them.
+//!
+//! [`pull`] turns a model's name into a path, [`law`] compares bits and tokens; the commands are
+//! thin around these and the engine's crates.
+
+pub mod catalogue;
+mod cli;
+mod commands;
+mod progress;
+pub mod pull;
+
+pub use cli::main;

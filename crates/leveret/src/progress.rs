@@ -1,0 +1,73 @@
+//! What the user sees while bytes arrive: a bar on a terminal, a few plain lines elsewhere.
+//! Always on standard error.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Time between two plain lines.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Progress of one download, in bytes.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    label: String,
+    total: u64,
+    at: u64,
+    /// When the last plain line was written; `None` on a terminal.
+    line: Option<Instant>,
+}
+
+impl Progress {
+    /// Starts at 0 of `total` bytes.
+    pub(crate) fn new(label: &str, total: u64) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(total), target);
+        let template = "{msg} [{wide_bar:.cyan/dim}] {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_message(label.to_owned());
+        if !terminal {
+            eprintln!("{label}: {}", HumanBytes(total));
+        }
+        Self { bar, label: label.to_owned(), total, at: 0, line: (!terminal).then(Instant::now) }
+    }
+
+    /// Moves to `at` bytes from the start.
+    pub(crate) fn set(&mut self, at: u64) {
+        self.at = at.min(self.total);
+        self.bar.set_position(self.at);
+        if self.line.is_some_and(|last| last.elapsed() >= LINE_EVERY) {
+            eprintln!("{}: {} of {}", self.label, HumanBytes(self.at), HumanBytes(self.total));
+            self.line = Some(Instant::now());
+        }
+    }
+
+    /// Moves on by `bytes`.
+    pub(crate) fn add(&mut self, bytes: u64) {
+        self.set(self.at + bytes);
+    }
+
+    /// Bytes so far.
+    pub(crate) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// Names what is being done now.
+    pub(crate) fn label(&mut self, label: &str) {
+        if self.label != label {
+            label.clone_into(&mut self.label);
+            self.bar.set_message(self.label.clone());
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
