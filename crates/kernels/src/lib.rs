@@ -7,10 +7,12 @@
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
 mod activations;
+pub mod attention;
 mod element;
 mod isa;
 mod matmul;
 mod memory;
+pub mod ops;
 pub mod quant;
 mod rows;
 mod simd;

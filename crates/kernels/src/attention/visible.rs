@@ -1,0 +1,64 @@
+//! Which positions the rows of a pass see: the committed ones, then their own path.
+
+/// The rows of one pass over one sequence. Slots `0..base` hold the committed positions `0..base`; row
+/// `i` of the pass was written to slot `base + i`.
+#[derive(Debug, Clone, Copy)]
+pub struct Visible<'a> {
+    base: usize,
+    rows: usize,
+    paths: Option<(&'a [u32], &'a [u32])>,
+}
+
+impl<'a> Visible<'a> {
+    /// Each row follows the one before: row `i` stands at position `base + i` and sees all up to itself.
+    pub fn chain(base: usize, rows: usize) -> Self {
+        Self { base, rows, paths: None }
+    }
+
+    /// Row `i` sees the committed positions and the rows
+    /// `paths[offsets[i]..offsets[i + 1]]`: its ancestors in the pass, root first, itself last. Its
+    /// position is `base` plus the number of its ancestors.
+    ///
+    /// # Panics
+    /// If the offsets do not cut `paths` into such parts.
+    pub fn tree(base: usize, paths: &'a [u32], offsets: &'a [u32]) -> Self {
+        let rows = offsets.len().saturating_sub(1);
+        let all = Self { base, rows, paths: Some((paths, offsets)) };
+        for row in 0..rows {
+            let path = all.path(row).unwrap_or_default();
+            assert!(
+                path.last() == Some(&(row as u32)) && path.iter().all(|&r| (r as usize) < rows),
+                "row {row} of {rows} has the path {path:?}"
+            );
+        }
+        all
+    }
+
+    /// Committed positions.
+    pub fn base(&self) -> usize {
+        self.base
+    }
+
+    /// Rows of the pass.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Logical position of a row.
+    pub fn position(&self, row: usize) -> usize {
+        self.base + self.path(row).map_or(row, |path| path.len() - 1)
+    }
+
+    /// The rows on a row's path; `None` in a chain.
+    pub(super) fn path(&self, row: usize) -> Option<&'a [u32]> {
+        self.paths.map(|(paths, offsets)| &paths[offsets[row] as usize..offsets[row + 1] as usize])
+    }
+
+    /// Positions below this stand in the slot of their own number.
+    pub(super) fn direct(&self) -> usize {
+        match self.paths {
+            Some(_) => self.base,
+            None => self.base + self.rows,
+        }
+    }
+}
