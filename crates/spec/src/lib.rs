@@ -1,1 +1,29 @@
-//! placeholder
+//! One round of speculative decoding: draft, verify, sample, commit.
+//!
+//! A [`Session`] writes one text. Each step a [`Drafter`] proposes a [`Draft`], the price rule
+//! keeps what pays for its rows, the target runs once over all of them, and [`verify()`] walks the
+//! draft with the [`Sampler`], whose choice at a position depends on the text before it alone. So
+//! the text is the same with any drafter and with none; only its speed differs.
+
+mod draft;
+mod drafter;
+pub mod drafters;
+mod error;
+mod price;
+mod sampler;
+mod session;
+mod stats;
+mod stop;
+#[cfg(test)]
+mod testing;
+mod verify;
+
+pub use draft::{Draft, Node};
+pub use drafter::{Context, Drafter};
+pub use error::{Error, Result};
+pub use price::{CostCurve, Price};
+pub use sampler::{Noise, Sampler, SamplingParams, TokenLogprobs};
+pub use session::{Detokenizer, FinishReason, Options, Request, Session, Step};
+pub use stats::Stats;
+pub use stop::StopStrings;
+pub use verify::verify;

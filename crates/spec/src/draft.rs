@@ -1,0 +1,169 @@
+//! A draft: the tokens that a drafter proposes for one round, as a tree with one estimate a node.
+//!
+//! Drafters write it, control cuts it, verification walks it. A chain is a tree without branches.
+
+/// One proposed token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Node {
+    /// Token id.
+    pub token: u32,
+    /// Node before this one; `None` when it would follow the committed text directly.
+    pub parent: Option<usize>,
+    /// Number of nodes from the root to this one, itself included; at least 1.
+    pub depth: usize,
+    /// Estimated probability that the node is accepted, and so all its ancestors too.
+    /// In 0..=1 and at most the parent's.
+    pub chance: f32,
+}
+
+/// Proposed tokens of one round. Parents precede children, and siblings differ in their token,
+/// so that every path from the root spells a different text.
+///
+/// ```
+/// use leveret_spec::Draft;
+///
+/// let mut draft = Draft::new();
+/// let a = draft.push(7, None, 0.9);
+/// draft.push(8, a, 0.5);
+/// assert!(draft.is_chain());
+/// assert_eq!(draft.push(9, Some(5), 0.5), None, "no node 5 to follow");
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Draft {
+    nodes: Vec<Node>,
+    /// Scratch of [`retain`](Self::retain): where each old node went.
+    moved: Vec<Option<usize>>,
+}
+
+impl Draft {
+    /// An empty draft.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Removes all nodes; keeps the memory.
+    pub fn clear(&mut self) {
+        self.nodes.clear();
+    }
+
+    /// All nodes, parents before children.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Number of nodes: the rows that the draft adds to a pass.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether nothing is proposed.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Whether every node follows the one before it.
+    pub fn is_chain(&self) -> bool {
+        self.nodes.iter().enumerate().all(|(i, node)| node.parent == i.checked_sub(1))
+    }
+
+    /// Adds `token` after `parent` and returns its index. Where `parent` has that child already,
+    /// returns the child, with the greater of both chances. `chance` is brought into its range.
+    ///
+    /// Returns `None`, and adds nothing, when there is no node `parent`.
+    pub fn push(&mut self, token: u32, parent: Option<usize>, chance: f32) -> Option<usize> {
+        let (depth, ceiling) = match parent {
+            Some(p) => self.nodes.get(p).map(|node| (node.depth + 1, node.chance))?,
+            None => (1, 1.0),
+        };
+        let chance = if chance > 0.0 { chance.min(ceiling) } else { 0.0 };
+        if let Some(index) = self.child(parent, token) {
+            let known = &mut self.nodes[index].chance;
+            *known = known.max(chance);
+            return Some(index);
+        }
+        self.nodes.push(Node { token, parent, depth, chance });
+        Some(self.nodes.len() - 1)
+    }
+
+    /// The node that says `token` directly after `parent`.
+    pub fn child(&self, parent: Option<usize>, token: u32) -> Option<usize> {
+        let from = parent.map_or(0, |p| p + 1);
+        let tail = self.nodes.get(from..)?;
+        tail.iter().position(|n| n.parent == parent && n.token == token).map(|i| from + i)
+    }
+
+    /// Keeps the nodes for which `keep` says so and whose parent is kept, in their order.
+    pub fn retain(&mut self, mut keep: impl FnMut(usize, &Node) -> bool) {
+        self.moved.clear();
+        let mut kept = 0;
+        for i in 0..self.nodes.len() {
+            let mut node = self.nodes[i];
+            let parent = node.parent.map(|p| self.moved[p]);
+            let stays = parent != Some(None) && keep(i, &node);
+            self.moved.push(stays.then_some(kept));
+            if stays {
+                node.parent = parent.flatten();
+                self.nodes[kept] = node;
+                kept += 1;
+            }
+        }
+        self.nodes.truncate(kept);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_child_is_listed_once() {
+        let mut draft = Draft::new();
+        let a = draft.push(1, None, 0.5);
+        assert_eq!(draft.push(1, None, 0.7), a);
+        assert_eq!(draft.push(1, a, 0.9), Some(1));
+        assert_eq!(draft.len(), 2);
+        assert_eq!(draft.nodes()[0].chance, 0.7);
+        assert_eq!(draft.nodes()[1].chance, 0.7, "no more likely than its parent");
+    }
+
+    proptest! {
+        #[test]
+        fn stays_a_tree(
+            pushes in proptest::collection::vec((0u32..4, 0usize..12, -0.5f32..1.5), 0..40),
+            keep in proptest::collection::vec(any::<bool>(), 40),
+        ) {
+            let mut draft = Draft::new();
+            for (token, parent, chance) in pushes {
+                let parent = parent.checked_sub(1);
+                let before = draft.len();
+                let added = draft.push(token, parent, chance);
+                prop_assert_eq!(added.is_some(), parent.is_none_or(|p| p < before));
+            }
+            check(&draft)?;
+            let before = draft.clone();
+            draft.retain(|i, _| keep[i]);
+            check(&draft)?;
+            for node in draft.nodes() {
+                let mut same = before.nodes().iter().enumerate();
+                prop_assert!(same.any(|(i, old)| keep[i] && old.token == node.token && old.depth == node.depth));
+            }
+        }
+    }
+
+    fn check(draft: &Draft) -> Result<(), TestCaseError> {
+        for (i, node) in draft.nodes().iter().enumerate() {
+            prop_assert!((0.0..=1.0).contains(&node.chance));
+            prop_assert_eq!(draft.child(node.parent, node.token), Some(i));
+            match node.parent {
+                None => prop_assert_eq!(node.depth, 1),
+                Some(p) => {
+                    prop_assert!(p < i);
+                    prop_assert_eq!(node.depth, draft.nodes()[p].depth + 1);
+                    prop_assert!(node.chance <= draft.nodes()[p].chance);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,449 @@
+//! One sequence from prompt to last token: it owns text, cache, sampler and drafter, and steps.
+//!
+//! A step is always the same: rows that must be processed, a draft behind them, one pass, a walk
+//! over the draft, a commit. For a chunk of the prompt the draft is empty and no row is drawn
+//! from; for plain decoding the draft is empty; otherwise there is one.
+
+use std::fmt;
+use std::time::Instant;
+
+use leveret_model::{Cache, LogitRows, Pass, Target};
+use serde::Serialize;
+
+use crate::draft::Draft;
+use crate::drafter::{Context, Drafter};
+use crate::error::{Error, Result};
+use crate::price::{CostCurve, Price};
+use crate::sampler::{Sampler, SamplingParams, TokenLogprobs};
+use crate::stats::Stats;
+use crate::stop::StopStrings;
+use crate::verify::verify;
+
+/// Turns tokens into text, one after the other.
+pub trait Detokenizer: Send {
+    /// Appends the text that `token` completes, possibly none.
+    fn push(&mut self, token: u32, text: &mut String);
+
+    /// Appends what is left when no token follows.
+    fn finish(&mut self, _text: &mut String) {}
+}
+
+impl<F: FnMut(u32, &mut String) + Send> Detokenizer for F {
+    fn push(&mut self, token: u32, text: &mut String) {
+        self(token, text);
+    }
+}
+
+/// What to write.
+pub struct Request {
+    /// Token ids to continue; at least one.
+    pub prompt: Vec<u32>,
+    /// How to draw, and when to end.
+    pub params: SamplingParams,
+    /// Source of guesses; `None` for plain decoding. The text is the same with any.
+    pub drafter: Option<Box<dyn Drafter>>,
+    /// Makes text of the tokens; `None` when only ids are wanted. Stop strings need one.
+    pub text: Option<Box<dyn Detokenizer>>,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("prompt", &self.prompt)
+            .field("params", &self.params)
+            .field("drafter", &self.drafter.as_ref().map(|d| d.name()))
+            .finish_non_exhaustive()
+    }
+}
+
+/// What holds for any request to a model.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Most tokens of prompt and output together; the model's own limit holds besides.
+    pub context: usize,
+    /// Most rows of prompt in one pass; at least 1.
+    pub prefill_chunk: usize,
+    /// Most rows of a draft.
+    pub max_draft: usize,
+    /// Tokens that end the text. They are not part of the output.
+    pub end_tokens: Vec<u32>,
+    /// Time of a pass by its rows, for the decision how far to guess.
+    pub cost: CostCurve,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            context: 4096,
+            prefill_chunk: 512,
+            max_draft: 16,
+            end_tokens: Vec::new(),
+            cost: CostCurve::default(),
+        }
+    }
+}
+
+/// Why a text ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FinishReason {
+    /// The model ended it, or a stop string was met.
+    Stop,
+    /// The limit of tokens is reached, or the context is full.
+    Length,
+}
+
+/// What one step added.
+#[derive(Debug, Clone, Copy)]
+pub struct Step<'a> {
+    /// Tokens of output; none while the prompt is being read. Those that spell a stop string are
+    /// among them.
+    pub tokens: &'a [u32],
+    /// Text that is certain: what may yet turn out to be the start of a stop string, or is half
+    /// a character, comes with a later step.
+    pub text: &'a str,
+    /// Log-probabilities of `tokens`, if they were asked for.
+    pub logprobs: &'a [TokenLogprobs],
+    /// Set by the step that ends the text; later steps add nothing.
+    pub finish: Option<FinishReason>,
+}
+
+/// One sequence being written.
+pub struct Session<T: Target> {
+    tokens: Vec<u32>,
+    prompt_len: usize,
+    /// Most tokens that the text may have.
+    limit: usize,
+    cache: T::Cache,
+    vocab: usize,
+    sampler: Sampler,
+    logprob_count: Option<usize>,
+    drafter: Option<Box<dyn Drafter>>,
+    price: Price,
+    end_tokens: Vec<u32>,
+    prefill_chunk: usize,
+    max_draft: usize,
+    detokenizer: Option<Box<dyn Detokenizer>>,
+    stops: StopStrings,
+    text: String,
+    logprobs: Vec<TokenLogprobs>,
+    finish: Option<FinishReason>,
+    /// A step has failed half-way.
+    failed: bool,
+    stats: Stats,
+    plan: Plan,
+    draft: Draft,
+    /// Scratch: accepted nodes of the draft, then the rows to commit.
+    path: Vec<usize>,
+    /// Scratch: text of one token.
+    piece: String,
+}
+
+/// The rows of one pass: `base` rows that must be processed, then the draft's nodes.
+#[derive(Debug)]
+struct Plan {
+    tokens: Vec<u32>,
+    /// Empty for a chain.
+    parents: Vec<Option<usize>>,
+    base: usize,
+    logits: LogitRows,
+}
+
+impl<T: Target> Session<T> {
+    /// Makes room for the request; nothing is computed yet.
+    ///
+    /// # Errors
+    /// Parameters out of range, tokens outside the vocabulary, a prompt that is empty or leaves no
+    /// room in the context, stop strings without a detokenizer, or no memory for the cache.
+    pub fn new(target: &T, request: Request, options: Options) -> Result<Self> {
+        let Request { prompt, params, drafter, text: detokenizer } = request;
+        let vocab = target.vocab_size();
+        let context = options.context.min(target.max_context());
+        let sampler = Sampler::new(&params, vocab, &prompt)?;
+        if prompt.is_empty() {
+            return Err(Error::Context("the prompt is empty; expected at least one token".into()));
+        }
+        if let Some(&token) = prompt.iter().find(|&&token| token as usize >= vocab) {
+            return Err(Error::Context(format!(
+                "prompt: token {token} is outside the vocabulary of {vocab} tokens"
+            )));
+        }
+        if prompt.len() >= context {
+            return Err(Error::Context(format!(
+                "the prompt has {} tokens and the context holds {context}, so nothing can follow: \
+                 shorten the prompt or raise the context (the model allows {})",
+                prompt.len(),
+                target.max_context()
+            )));
+        }
+        if !params.stop.is_empty() && detokenizer.is_none() {
+            return Err(Error::params("stop: strings can be found only where text is made"));
+        }
+        let limit = params.max_tokens.map_or(context, |n| context.min(prompt.len().saturating_add(n)));
+        let rows = context.min(limit.saturating_add(options.max_draft));
+        Ok(Self {
+            prompt_len: prompt.len(),
+            stats: Stats { prompt_tokens: prompt.len(), ..Stats::default() },
+            tokens: prompt,
+            limit,
+            cache: target.new_cache(rows)?,
+            vocab,
+            sampler,
+            logprob_count: params.logprobs,
+            drafter,
+            price: Price::new(options.cost),
+            end_tokens: options.end_tokens,
+            prefill_chunk: options.prefill_chunk.max(1),
+            max_draft: options.max_draft,
+            detokenizer,
+            stops: StopStrings::new(&params.stop),
+            text: String::new(),
+            logprobs: Vec::new(),
+            finish: None,
+            failed: false,
+            plan: Plan { tokens: Vec::new(), parents: Vec::new(), base: 0, logits: LogitRows::None },
+            draft: Draft::new(),
+            path: Vec::new(),
+            piece: String::new(),
+        })
+    }
+
+    /// Reads the next chunk of the prompt, or runs one round. `target` is the one that the session
+    /// was made for. Once the text has ended, does nothing.
+    ///
+    /// # Errors
+    /// When the target refuses the pass, or its logits allow no token. The session is then over.
+    pub fn step(&mut self, target: &mut T) -> Result<Step<'_>> {
+        let seen = (self.tokens.len(), self.text.len(), self.logprobs.len());
+        if self.failed {
+            return Err(Error::Context("an earlier step of this session failed; start a new one".into()));
+        }
+        if self.finish.is_none() {
+            self.failed = true;
+            self.advance(target)?;
+            self.failed = false;
+        }
+        Ok(Step {
+            tokens: &self.tokens[seen.0..],
+            text: &self.text[seen.1..],
+            logprobs: &self.logprobs[seen.2..],
+            finish: self.finish,
+        })
+    }
+
+    /// Steps until the text has ended.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn run(&mut self, target: &mut T) -> Result<FinishReason> {
+        loop {
+            if let Some(reason) = self.step(target)?.finish {
+                return Ok(reason);
+            }
+        }
+    }
+
+    fn advance(&mut self, target: &mut T) -> Result<()> {
+        let start = Instant::now();
+        let reading = self.cache.len() < self.prompt_len;
+        self.plan(reading);
+        let planned = Instant::now();
+        target.forward(&mut [self.pass()], &[])?;
+        let passed = Instant::now();
+        let before = self.tokens.len();
+        self.decide(target)?;
+        let decided = Instant::now();
+        self.commit(reading, self.tokens.len() - before)?;
+        let end = Instant::now();
+
+        let stats = &mut self.stats;
+        if reading {
+            stats.prompt_seconds += (end - start).as_secs_f64();
+        } else {
+            stats.decode_seconds += (end - start).as_secs_f64();
+            stats.draft_seconds += (planned - start).as_secs_f64();
+            stats.forward_seconds += (passed - planned).as_secs_f64();
+            stats.sample_seconds += (decided - passed).as_secs_f64();
+            stats.commit_seconds += (end - decided).as_secs_f64();
+        }
+        Ok(())
+    }
+
+    /// Chooses the rows of the next pass.
+    fn plan(&mut self, reading: bool) {
+        let start = self.cache.len();
+        let end = if reading { self.prompt_len.min(start + self.prefill_chunk) } else { start + 1 };
+        self.draft.clear();
+        if !reading {
+            self.propose();
+        }
+        let plan = &mut self.plan;
+        plan.base = end - start;
+        plan.logits = match (reading, end < self.prompt_len) {
+            (true, true) => LogitRows::None,
+            (true, false) => LogitRows::Last,
+            (false, _) => LogitRows::All,
+        };
+        plan.tokens.clear();
+        plan.tokens.extend_from_slice(&self.tokens[start..end]);
+        plan.tokens.extend(self.draft.nodes().iter().map(|node| node.token));
+        plan.parents.clear();
+        if !self.draft.is_chain() {
+            let base = plan.base;
+            plan.parents.extend((0..base).map(|row| row.checked_sub(1)));
+            let parents = self.draft.nodes().iter().map(|node| node.parent);
+            plan.parents.extend(parents.map(|parent| Some(parent.map_or(base - 1, |p| base + p))));
+        }
+    }
+
+    /// Asks the drafter, and keeps of its answer what fits and pays.
+    fn propose(&mut self) {
+        let Some(drafter) = &mut self.drafter else { return };
+        // The pass adds a token after the deepest accepted node, so a node at the limit is no use.
+        let depth = self.limit - self.tokens.len() - 1;
+        let room = self.max_draft.min(self.cache.capacity() - self.cache.len() - 1);
+        if depth == 0 || room == 0 {
+            return;
+        }
+        let context = Context { tokens: &self.tokens, prompt_len: self.prompt_len };
+        drafter.propose(&context, room, &mut self.draft);
+        let vocab = self.vocab;
+        self.draft.retain(|i, node| i < room && node.depth <= depth && (node.token as usize) < vocab);
+        self.price.trim(&mut self.draft, 1);
+    }
+
+    fn pass(&mut self) -> Pass<'_, T::Cache> {
+        let plan = &self.plan;
+        Pass {
+            cache: &mut self.cache,
+            tokens: &plan.tokens,
+            parents: (!plan.parents.is_empty()).then_some(&plan.parents),
+            logits: plan.logits,
+        }
+    }
+
+    /// Draws tokens along the draft for as far as it agrees, and one more.
+    fn decide(&mut self, target: &T) -> Result<()> {
+        self.path.clear();
+        if self.plan.logits == LogitRows::None {
+            return Ok(());
+        }
+        let mut path = std::mem::take(&mut self.path);
+        let draft = std::mem::take(&mut self.draft);
+        let result = verify(&draft, &mut path, |row| self.next_token(target.logits(row)));
+        (self.path, self.draft) = (path, draft);
+        result
+    }
+
+    /// Draws the token that follows the text, and appends it. `None` when the text ends here.
+    fn next_token(&mut self, logits: &[f32]) -> Result<Option<u32>> {
+        let token = self.sampler.sample(logits)?;
+        if self.end_tokens.contains(&token) {
+            self.end(FinishReason::Stop);
+            return Ok(None);
+        }
+        if let Some(count) = self.logprob_count {
+            self.logprobs.push(self.sampler.logprobs(logits, token, count));
+        }
+        self.sampler.push(token);
+        self.tokens.push(token);
+        self.stats.tokens += 1;
+        if self.append_text(token) {
+            self.finish = Some(FinishReason::Stop);
+        } else if self.tokens.len() == self.limit {
+            self.end(FinishReason::Length);
+        }
+        Ok(self.finish.is_none().then_some(token))
+    }
+
+    /// Appends the text of `token`; true when that completes a stop string.
+    fn append_text(&mut self, token: u32) -> bool {
+        let Some(detokenizer) = &mut self.detokenizer else { return false };
+        self.piece.clear();
+        detokenizer.push(token, &mut self.piece);
+        self.stops.push(&self.piece, &mut self.text)
+    }
+
+    /// Ends the text and releases what was held back of it. What the detokenizer still holds may
+    /// complete a stop string; the text then ends before it all the same.
+    fn end(&mut self, reason: FinishReason) {
+        self.finish = Some(reason);
+        self.piece.clear();
+        if let Some(detokenizer) = &mut self.detokenizer {
+            detokenizer.finish(&mut self.piece);
+        }
+        if !self.stops.push(&self.piece, &mut self.text) {
+            self.stops.finish(&mut self.text);
+        }
+    }
+
+    /// Keeps the rows that became text, and lets price and drafter learn from the round.
+    fn commit(&mut self, reading: bool, new: usize) -> Result<()> {
+        let accepted = self.path.len();
+        let base = self.plan.base;
+        self.path.iter_mut().for_each(|node| *node += base);
+        self.path.splice(0..0, 0..base);
+        self.cache.commit(&self.path)?;
+        if !reading {
+            self.stats.rounds += 1;
+            self.stats.committed += new;
+            self.stats.drafted += self.draft.len();
+            self.stats.accepted += accepted;
+            self.price.record(self.plan.tokens.len(), new);
+        }
+        if let Some(drafter) = &mut self.drafter {
+            let context = Context { tokens: &self.tokens, prompt_len: self.prompt_len };
+            drafter.observe(&context, new, &self.draft);
+        }
+        Ok(())
+    }
+
+    /// Prompt and output.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Output so far.
+    pub fn output(&self) -> &[u32] {
+        &self.tokens[self.prompt_len..]
+    }
+
+    /// Text of the output so far, as far as it is certain; empty without a detokenizer.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Log-probabilities of the output so far, if they were asked for.
+    pub fn logprobs(&self) -> &[TokenLogprobs] {
+        &self.logprobs
+    }
+
+    /// Why the text has ended; `None` while it has not.
+    pub fn finish_reason(&self) -> Option<FinishReason> {
+        self.finish
+    }
+
+    /// Tokens of the prompt that have been read.
+    pub fn prompt_read(&self) -> usize {
+        self.cache.len().min(self.prompt_len)
+    }
+
+    /// Counts and times so far.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+}
+
+impl<T: Target> fmt::Debug for Session<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("prompt_len", &self.prompt_len)
+            .field("output", &self.output())
+            .field("finish", &self.finish)
+            .field("stats", &self.stats)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

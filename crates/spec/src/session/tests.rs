@@ -1,0 +1,233 @@
+//! The law on a target without a network: with any drafter the text, its log-probabilities and
+//! its end are those of plain decoding, for any sampling parameters.
+
+use super::*;
+use crate::drafters::SuffixDrafter;
+use crate::drafters::random::RandomDrafter;
+use crate::testing::HashTarget;
+use proptest::prelude::*;
+
+const VOCAB: usize = 24;
+
+/// Everything a caller can see of a finished session.
+#[derive(Debug, Clone, PartialEq)]
+struct Outcome {
+    ids: Vec<u32>,
+    text: String,
+    logprobs: Vec<TokenLogprobs>,
+    finish: FinishReason,
+}
+
+fn letters(token: u32, text: &mut String) {
+    text.push_str(["a", "b", "ab", "é", "", "ba"][token as usize % 6]);
+}
+
+fn write(
+    target: &mut HashTarget,
+    prompt: &[u32],
+    params: &SamplingParams,
+    options: &Options,
+    drafter: Option<Box<dyn Drafter>>,
+) -> (Outcome, Stats) {
+    let request =
+        Request { prompt: prompt.to_vec(), params: params.clone(), drafter, text: Some(Box::new(letters)) };
+    let mut session = Session::new(target, request, options.clone()).unwrap();
+    let (mut ids, mut text, mut logprobs) = (Vec::new(), String::new(), Vec::new());
+    let finish = loop {
+        let step = session.step(target).unwrap();
+        ids.extend_from_slice(step.tokens);
+        text.push_str(step.text);
+        logprobs.extend_from_slice(step.logprobs);
+        if let Some(finish) = step.finish {
+            break finish;
+        }
+    };
+    assert!(session.step(target).unwrap().tokens.is_empty());
+    assert_eq!((session.output(), session.text()), (&ids[..], &text[..]));
+    (Outcome { ids, text, logprobs, finish }, *session.stats())
+}
+
+fn params() -> impl Strategy<Value = SamplingParams> {
+    let shape = (
+        prop_oneof![Just(0.0f32), 0.1f32..2.0],
+        prop_oneof![Just(0usize), 1usize..30],
+        prop_oneof![Just(1.0f32), 0.1f32..1.0],
+        prop_oneof![Just(0.0f32), 0.0f32..0.6],
+    );
+    let penalties = (
+        prop_oneof![Just(1.0f32), 0.7f32..1.5],
+        prop_oneof![Just(0.0f32), -0.5f32..1.0],
+        prop_oneof![Just(0.0f32), -0.2f32..0.4],
+        prop_oneof![Just(None), (0usize..30).prop_map(Some)],
+    );
+    let bias = proptest::collection::btree_map(
+        0u32..VOCAB as u32,
+        prop_oneof![-2f32..2.0, Just(f32::NEG_INFINITY)],
+        0..4,
+    );
+    let stop = proptest::collection::vec("[abé]{3,7}", 0..3);
+    let ends = (any::<u64>(), stop, prop_oneof![Just(None), (1usize..90).prop_map(Some)]);
+    let logprobs = prop_oneof![Just(None), (0usize..4).prop_map(Some)];
+    (shape, penalties, bias, ends, logprobs).prop_map(|(shape, penalties, bias, ends, logprobs)| {
+        SamplingParams {
+            temperature: shape.0,
+            top_k: shape.1,
+            top_p: shape.2,
+            min_p: shape.3,
+            repetition_penalty: penalties.0,
+            presence_penalty: penalties.1,
+            frequency_penalty: penalties.2,
+            penalty_window: penalties.3,
+            logit_bias: bias,
+            seed: ends.0,
+            stop: ends.1,
+            max_tokens: ends.2,
+            logprobs,
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn text_is_the_same_with_any_drafter(
+        params in params(),
+        prompt in proptest::collection::vec(0u32..VOCAB as u32, 1..40),
+        spread in prop_oneof![Just(1.0f32), Just(6.0), Just(40.0)],
+        context in 41usize..140,
+        prefill_chunk in 1usize..50,
+        max_draft in 0usize..24,
+        end_tokens in proptest::collection::vec(0u32..VOCAB as u32, 0..2),
+        steep in any::<bool>(),
+        seed in any::<u64>(),
+    ) {
+        let mut target = HashTarget::new(VOCAB, spread, 120);
+        let cost = if steep { CostCurve::default() } else { CostCurve::new(&[(1, 1.0), (64, 1.001)]).unwrap() };
+        let options = Options { context, prefill_chunk, max_draft, end_tokens, cost };
+        let whole = Options { prefill_chunk: 512, ..options.clone() };
+        let (plain, stats) = write(&mut target, &prompt, &params, &whole, None);
+        prop_assert_eq!(stats.drafted, 0);
+        prop_assert_eq!(stats.tokens, plain.ids.len());
+        prop_assert!(prompt.len() + plain.ids.len() <= context.min(120));
+        prop_assert!(params.stop.iter().all(|s| !plain.text.contains(s)));
+
+        let (suffix, _) = write(&mut target, &prompt, &params, &options, Some(Box::new(SuffixDrafter::default())));
+        prop_assert_eq!(&suffix, &plain);
+        // The oracle runs past the end of the text, end tokens included.
+        let mut oracle = [&prompt[..], &plain.ids].concat();
+        oracle.extend(options.end_tokens.iter().chain(&[1, 2, 3]));
+        let hostile = RandomDrafter { seed, vocab: VOCAB as u32, oracle };
+        let (random, stats) = write(&mut target, &prompt, &params, &options, Some(Box::new(hostile)));
+        prop_assert_eq!(&random, &plain);
+        prop_assert!(stats.accepted <= stats.drafted && stats.tokens == plain.ids.len());
+    }
+}
+
+#[test]
+fn good_guesses_save_passes() {
+    let mut target = HashTarget::new(VOCAB, 4000.0, 4000);
+    let params = SamplingParams { max_tokens: Some(1000), ..SamplingParams::default() };
+    let options = Options::default();
+    let (plain, stats) = write(&mut target, &[1, 2, 3], &params, &options, None);
+    assert_eq!((stats.rounds, stats.committed, plain.ids.len()), (999, 999, 1000));
+    target.passes.clear();
+    let drafter = Box::new(SuffixDrafter::default());
+    let (same, stats) = write(&mut target, &[1, 2, 3], &params, &options, Some(drafter));
+    assert_eq!(plain, same);
+    assert!(stats.tau() > 8.0, "{stats:?}");
+    assert!(target.passes.iter().all(|&rows| rows <= 17));
+}
+
+/// Where the future does not repeat the past, rows spent on guesses cost less than a hundredth.
+#[test]
+fn no_evidence_no_draft() {
+    let mut target = HashTarget::new(VOCAB, 0.0, 4000);
+    let params = SamplingParams { temperature: 1.0, max_tokens: Some(1000), ..SamplingParams::default() };
+    let drafter = Box::new(SuffixDrafter::default());
+    let (_, stats) = write(&mut target, &[1, 2, 3], &params, &Options::default(), Some(drafter));
+    assert!(stats.drafted as f64 * 0.125 < 0.01 * stats.rounds as f64, "{stats:?}");
+}
+
+#[test]
+fn an_end_token_inside_an_accepted_draft_ends_the_text() {
+    let mut target = HashTarget::new(VOCAB, 6.0, 200);
+    let params = SamplingParams { max_tokens: Some(60), ..SamplingParams::default() };
+    let (whole, _) = write(&mut target, &[5], &params, &Options::default(), None);
+    let oracle = [&[5], &whole.ids[..]].concat();
+    for end in whole.ids.iter().copied() {
+        let at = whole.ids.iter().position(|&t| t == end).unwrap();
+        let options = Options { end_tokens: vec![end], ..Options::default() };
+        let all_right = Oracle(oracle.clone());
+        let (cut, _) = write(&mut target, &[5], &params, &options, Some(Box::new(all_right)));
+        assert_eq!((&cut.ids[..], cut.finish), (&whole.ids[..at], FinishReason::Stop));
+    }
+}
+
+/// Proposes the true text, with certainty.
+struct Oracle(Vec<u32>);
+
+impl Drafter for Oracle {
+    fn name(&self) -> &str {
+        "oracle"
+    }
+
+    fn propose(&mut self, context: &Context<'_>, rows: usize, draft: &mut Draft) {
+        let mut parent = None;
+        for &token in self.0.iter().skip(context.tokens.len()).take(rows) {
+            parent = draft.push(token, parent, 1.0);
+        }
+    }
+
+    fn observe(&mut self, _: &Context<'_>, _: usize, _: &Draft) {}
+}
+
+#[test]
+fn a_right_drafter_fills_every_pass() {
+    let mut target = HashTarget::new(VOCAB, 6.0, 1000);
+    let params = SamplingParams { temperature: 1.0, max_tokens: Some(171), ..SamplingParams::default() };
+    let (plain, _) = write(&mut target, &[5], &params, &Options::default(), None);
+    let oracle = Oracle([&[5], &plain.ids[..]].concat());
+    let (_, stats) = write(&mut target, &[5], &params, &Options::default(), Some(Box::new(oracle)));
+    assert_eq!((stats.rounds, stats.tau()), (10, 17.0));
+    assert_eq!((stats.drafted, stats.accepted), (160, 160));
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_it_starts() {
+    let target = HashTarget::new(VOCAB, 6.0, 50);
+    let refused = |prompt: Vec<u32>, params: SamplingParams, context| {
+        let request = Request { prompt, params, drafter: None, text: None };
+        let options = Options { context, ..Options::default() };
+        Session::new(&target, request, options).unwrap_err().to_string()
+    };
+    let params = SamplingParams::default;
+    assert!(refused(vec![1; 50], params(), 4096).contains("50 tokens"));
+    assert!(refused(vec![1; 10], params(), 10).contains("context holds 10"));
+    assert!(refused(vec![], params(), 10).contains("empty"));
+    assert!(refused(vec![1, 99], params(), 10).contains("token 99"));
+    let stop = SamplingParams { stop: vec!["x".into()], ..params() };
+    assert!(refused(vec![1], stop, 10).starts_with("stop"));
+}
+
+#[test]
+fn the_context_fills_to_the_last_token() {
+    let mut target = HashTarget::new(VOCAB, 6.0, 50);
+    let drafters: [Option<Box<dyn Drafter>>; 2] = [None, Some(Box::new(SuffixDrafter::default()))];
+    for drafter in drafters {
+        let params = SamplingParams::default();
+        let (outcome, _) = write(&mut target, &[1, 2, 3], &params, &Options::default(), drafter);
+        assert_eq!((outcome.ids.len(), outcome.finish), (47, FinishReason::Length));
+    }
+}
+
+#[test]
+fn a_failed_session_stays_failed() {
+    let mut target = HashTarget::new(VOCAB, 6.0, 50);
+    let bans = (0..VOCAB as u32).map(|token| (token, f32::NEG_INFINITY)).collect();
+    let params = SamplingParams { logit_bias: bans, ..SamplingParams::default() };
+    let request = Request { prompt: vec![1], params, drafter: None, text: None };
+    let mut session = Session::new(&target, request, Options::default()).unwrap();
+    assert!(matches!(session.step(&mut target), Err(Error::Logits(_))));
+    assert!(session.step(&mut target).is_err());
+}
