@@ -6,6 +6,7 @@
 
 mod error;
 pub mod formats;
+pub mod template;
 pub mod tokenizer;
 mod target;
 

@@ -5,13 +5,13 @@ mod common;
 use std::path::Path;
 use std::time::Instant;
 
-use common::metadata::Metadata;
 use common::{find_model, golden, golden_json};
+use leveret_model::formats::Gguf;
 use leveret_model::tokenizer::{StreamDecoder, Tokenizer};
 use serde_json::Value;
 
 fn from_gguf(path: &Path) -> Tokenizer {
-    Tokenizer::from_gguf(path, &Metadata::read(path).vocab()).unwrap()
+    Tokenizer::from_gguf(Gguf::open(path).unwrap().meta()).unwrap()
 }
 
 /// Panics with every difference between golden cases and what `encode` makes of their texts.
@@ -131,17 +131,16 @@ fn build_times() {
     let milliseconds = |start: Instant| start.elapsed().as_secs_f64() * 1e3;
     for file in ["smollm2-135m-instruct", "gemma-3-270m", "qwen2.5-coder-1.5b-instruct"] {
         let Some(path) = find_model(file) else { continue };
-        let metadata = Metadata::read(&path);
-        let vocab = metadata.vocab();
+        let gguf = Gguf::open(&path).unwrap();
         let mut times: Vec<f64> = (0..9)
             .map(|_| {
                 let start = Instant::now();
-                Tokenizer::from_gguf(&path, &vocab).unwrap();
+                Tokenizer::from_gguf(gguf.meta()).unwrap();
                 milliseconds(start)
             })
             .collect();
         times.sort_by(f64::total_cmp);
-        let tokenizer = Tokenizer::from_gguf(&path, &vocab).unwrap();
+        let tokenizer = Tokenizer::from_gguf(gguf.meta()).unwrap();
         let text = "The hare ran over the field, 1234 times;\n\tfn main() { run(); }\n".repeat(2000);
         let start = Instant::now();
         let ids = tokenizer.encode(&text, true).unwrap();

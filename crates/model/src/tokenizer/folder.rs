@@ -69,8 +69,8 @@ fn assemble(json: TokenizerJson<'_>, roles: &Roles) -> Result<Tokenizer, String>
 fn model(json: &ModelJson<'_>, added: &[AddedJson]) -> Result<MergeModel, String> {
     let (texts, kinds) = tokens(json, added)?;
     let vocab = Vocab::new(&texts, kinds).map_err(|what| format!("model.vocab: {what}"))?;
-    let pairs = json.merges.iter().map(|merge| (&*merge.left, &*merge.right));
-    let rule = Rule::ranked(&vocab, pairs).map_err(|what| format!("model.merges: {what}"))?;
+    let pairs: Vec<_> = json.merges.iter().map(|merge| (&*merge.left, &*merge.right)).collect();
+    let rule = Rule::ranked(&vocab, &pairs).map_err(|what| format!("model.merges: {what}"))?;
     let fallback = Fallback {
         bytes: if json.byte_fallback { byte_tokens(&vocab) } else { None },
         unknown: json.unk_token.as_deref().and_then(|name| vocab.id_of(name)),

@@ -11,6 +11,7 @@ use super::merge::{Fallback, MergeModel, Rule};
 use super::pretokenize::Family;
 use super::vocab::{Kind, Vocab};
 use super::{Parts, SPACE, Spelling, Tokenizer};
+use crate::formats::gguf::Meta;
 use crate::{Error, Result};
 
 /// The tokenizer metadata of a GGUF file. Only `model` and `tokens` are required; which of the
@@ -46,13 +47,45 @@ pub struct GgufVocab<'a> {
     pub add_space_prefix: Option<bool>,
 }
 
+impl<'a> GgufVocab<'a> {
+    /// Collects the `tokenizer.ggml.*` entries; the texts stay where they are.
+    ///
+    /// # Errors
+    /// A required entry is missing, or one has another type than it should.
+    pub fn read(meta: &'a Meta) -> Result<Self> {
+        Ok(Self {
+            model: meta.require("tokenizer.ggml.model")?,
+            pre: meta.get("tokenizer.ggml.pre")?,
+            tokens: meta.require("tokenizer.ggml.tokens")?,
+            scores: meta.get("tokenizer.ggml.scores")?,
+            token_types: meta.get("tokenizer.ggml.token_type")?,
+            merges: meta.get("tokenizer.ggml.merges")?,
+            bos: meta.get("tokenizer.ggml.bos_token_id")?,
+            eos: meta.get("tokenizer.ggml.eos_token_id")?,
+            eot: meta.get("tokenizer.ggml.eot_token_id")?,
+            eom: meta.get("tokenizer.ggml.eom_token_id")?,
+            unknown: meta.get("tokenizer.ggml.unknown_token_id")?,
+            add_bos: meta.get("tokenizer.ggml.add_bos_token")?,
+            add_space_prefix: meta.get("tokenizer.ggml.add_space_prefix")?,
+        })
+    }
+}
+
 impl Tokenizer {
+    /// Builds the tokenizer of an open GGUF file.
+    ///
+    /// # Errors
+    /// As for [`GgufVocab::read`] and [`from_gguf_vocab`](Self::from_gguf_vocab).
+    pub fn from_gguf(meta: &Meta) -> Result<Self> {
+        Self::from_gguf_vocab(meta.path(), &GgufVocab::read(meta)?)
+    }
+
     /// Builds a tokenizer from the metadata of the GGUF file at `path` (named in errors).
     ///
     /// # Errors
     /// Metadata that is missing, of the wrong length or contradictory; a tokenizer model or
     /// pre-tokenizer that is not supported.
-    pub fn from_gguf(path: &Path, meta: &GgufVocab<'_>) -> Result<Self> {
+    pub fn from_gguf_vocab(path: &Path, meta: &GgufVocab<'_>) -> Result<Self> {
         let invalid = |what: String| Error::format(path, what);
         let family = family(path, meta)?;
         let vocab = vocab(meta).map_err(invalid)?;
@@ -162,16 +195,16 @@ fn scored(vocab: &Vocab, meta: &GgufVocab<'_>) -> Result<Rule, String> {
 fn ranked(vocab: &Vocab, meta: &GgufVocab<'_>) -> Result<Rule, String> {
     let merges = meta.merges.as_ref().ok_or_else(|| missing("merges", meta.model))?;
     let field = |what| format!("tokenizer.ggml.merges: {what}");
-    // The separator is the first space that is not the first character.
-    let cut = |merge: &'_ str| merge.char_indices().skip(1).find(|(_, c)| *c == ' ');
-    if let Some((rank, merge)) = merges.iter().enumerate().find(|(_, merge)| cut(merge).is_none()) {
-        return Err(field(format!("merge {rank} is {merge:?}; expected two tokens and a space")));
+    let mut pairs = Vec::with_capacity(merges.len());
+    for (rank, merge) in merges.iter().enumerate() {
+        // The separator is the first space that is not the first character.
+        let first = merge.chars().next().map_or(0, char::len_utf8);
+        let space = merge[first..].find(' ').ok_or_else(|| {
+            field(format!("merge {rank} is {merge:?}; expected two tokens and a space"))
+        })?;
+        pairs.push((&merge[..first + space], &merge[first + space + 1..]));
     }
-    let pairs = merges.iter().map(|merge| match cut(merge) {
-        Some((at, _)) => (&merge[..at], &merge[at + 1..]),
-        None => (*merge, ""),
-    });
-    Rule::ranked(vocab, pairs).map_err(field)
+    Rule::ranked(vocab, &pairs).map_err(field)
 }
 
 fn wrong_length(field: &str, found: usize, tokens: usize) -> String {

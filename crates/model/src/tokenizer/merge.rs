@@ -2,8 +2,8 @@
 //! pair is left.
 //!
 //! One loop serves both published rules: a ranked list of pairs (BPE), or the score of the joined
-//! token (SentencePiece). A merge list of SentencePiece scores would be twice as long as its
-//! vocabulary and would break ties differently, so the second rule is not reduced to the first.
+//! token (SentencePiece). Pairs are looked up by their joined text, so a ranked list needs one
+//! search per merge to load, and where ids follow ranks, as they mostly do, not even that.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -16,10 +16,20 @@ use super::vocab::{Kind, Vocab};
 /// Which neighbours may join, and which pair goes first.
 #[derive(Debug)]
 pub(super) enum Rule {
-    /// (left, right) to (rank, joined); the lowest rank first.
-    Ranked(HashMap<(u32, u32), (u32, u32)>),
-    /// Order by id of the joined token, lowest first; [`NEVER`] for tokens that no merge makes.
+    /// A pair must be in the list; the lowest rank first.
+    Ranked(Merges),
+    /// Any pair whose text is a token; order by id of that token, lowest first, [`NEVER`] for
+    /// tokens that no merge makes.
     Scored(Vec<u32>),
+}
+
+/// Ranks of merges, grouped by the token that they make.
+#[derive(Debug)]
+pub(super) struct Merges {
+    /// Start of token `id`'s group; one more at the end.
+    starts: Vec<u32>,
+    /// (bytes of the left part, rank): with the token's text that says which pair it is.
+    cuts: Vec<(u32, u32)>,
 }
 
 /// Marks a token that merging never produces.
@@ -69,28 +79,36 @@ impl Rule {
     /// A ranked rule from pairs in order of rank.
     ///
     /// # Errors
-    /// A pair names a token, or makes one, that the vocabulary lacks.
-    pub(super) fn ranked<'a>(
-        vocab: &Vocab,
-        pairs: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
-    ) -> Result<Self, String> {
-        let mut merges = HashMap::with_capacity(pairs.len());
-        let mut joined = String::with_capacity(2 * vocab.longest());
-        for (rank, (left, right)) in pairs.enumerate() {
-            joined.clear();
-            joined.push_str(left);
-            joined.push_str(right);
-            let id = |text: &str| {
-                vocab.id_of(text).ok_or_else(|| {
-                    format!(
-                        "merge {rank} joins {left:?} and {right:?}, but {text:?} is not in the \
-                         vocabulary"
-                    )
-                })
-            };
-            merges.entry((id(left)?, id(right)?)).or_insert((rank as u32, id(&joined)?));
+    /// A pair makes a token that the vocabulary lacks.
+    pub(super) fn ranked(vocab: &Vocab, pairs: &[(&str, &str)]) -> Result<Self, String> {
+        let mut joined = Vec::with_capacity(pairs.len());
+        let mut starts = vec![0; vocab.len() + 1];
+        let mut text = String::with_capacity(2 * vocab.longest());
+        let mut last = 0;
+        for (rank, (left, right)) in pairs.iter().enumerate() {
+            text.clear();
+            text.push_str(left);
+            text.push_str(right);
+            last = vocab.id_near(last, &text).ok_or_else(|| {
+                format!(
+                    "merge {rank} joins {left:?} and {right:?}, but {text:?} is not in the \
+                     vocabulary"
+                )
+            })?;
+            joined.push(last);
+            starts[last as usize + 1] += 1;
         }
-        Ok(Self::Ranked(merges))
+        for id in 0..vocab.len() {
+            starts[id + 1] += starts[id];
+        }
+        let mut free = starts.clone();
+        let mut cuts = vec![(0, 0); pairs.len()];
+        for (rank, (id, (left, _))) in joined.iter().zip(pairs).enumerate() {
+            let at = &mut free[*id as usize];
+            cuts[*at as usize] = (left.len() as u32, rank as u32);
+            *at += 1;
+        }
+        Ok(Self::Ranked(Merges { starts, cuts }))
     }
 
     /// A scored rule; `scores` has one entry per token. Only ordinary text takes part: a control
@@ -101,6 +119,21 @@ impl Rule {
             _ => NEVER,
         };
         Self::Scored(scores.iter().enumerate().map(order).collect())
+    }
+
+    /// When a pair joins that makes token `id` with a left part of `left` bytes.
+    fn order(&self, id: u32, left: u32) -> Option<u32> {
+        match self {
+            Self::Ranked(merges) => merges.rank(id, left),
+            Self::Scored(order) => Some(order[id as usize]).filter(|order| *order != NEVER),
+        }
+    }
+}
+
+impl Merges {
+    fn rank(&self, id: u32, left: u32) -> Option<u32> {
+        let group = self.starts[id as usize] as usize..self.starts[id as usize + 1] as usize;
+        self.cuts[group].iter().find(|(cut, _)| *cut == left).map(|(_, rank)| *rank)
     }
 }
 
@@ -116,10 +149,10 @@ impl MergeModel {
     /// Appends the ids of `word`, which is one piece of pre-tokenized text.
     ///
     /// # Errors
-    /// The word is too long, or has a character with neither a token nor a fallback.
+    /// The word is too long.
     pub(super) fn encode(&self, word: &str, ids: &mut Vec<u32>) -> Result<(), String> {
         if self.whole_words
-            && let Some(id) = self.vocab.id_of(word)
+            && let Some(id) = self.token(word)
         {
             ids.push(id);
             return Ok(());
@@ -129,52 +162,42 @@ impl MergeModel {
         }
         let mut symbols = self.split(word);
         self.join_all(word, &mut symbols);
+        let mut after_unknown = false;
         for symbol in symbols.iter().filter(|symbol| symbol.len > 0) {
-            match symbol.id {
-                NO_TOKEN => self.spell(symbol.text(word), ids)?,
-                id => ids.push(id),
+            if symbol.id == NO_TOKEN {
+                self.spell(symbol.text(word), after_unknown, ids);
+            } else {
+                ids.push(symbol.id);
             }
+            after_unknown = symbol.id == NO_TOKEN;
         }
         Ok(())
     }
 
-    /// One symbol per character, or what the fallback makes of it.
+    /// One symbol per character. A character without a token may still be part of a longer one.
     fn split(&self, word: &str) -> Vec<Symbol> {
-        let mut symbols: Vec<Symbol> = Vec::with_capacity(word.len());
+        let mut symbols = Vec::with_capacity(word.len());
         for (start, c) in word.char_indices() {
-            let text = &word[start..start + c.len_utf8()];
-            match (&self.rule, self.token(text)) {
-                (_, Some(id)) => push(&mut symbols, id, start, text.len()),
-                // A character without a token may still be part of a longer token.
-                (Rule::Scored(_), None) => push(&mut symbols, NO_TOKEN, start, text.len()),
-                (Rule::Ranked(_), None) => self.split_unknown(text, start, &mut symbols),
-            }
+            let len = c.len_utf8();
+            let id = self.token(&word[start..start + len]).unwrap_or(NO_TOKEN);
+            let at = symbols.len() as u32;
+            symbols.push(Symbol {
+                id,
+                start: start as u32,
+                len: len as u32,
+                prev: at.checked_sub(1).unwrap_or(EDGE),
+                next: at + 1,
+            });
+        }
+        if let Some(last) = symbols.last_mut() {
+            last.next = EDGE;
         }
         symbols
     }
 
-    /// The token of `text`, if merging may produce it.
+    /// The token that ordinary text of this spelling is.
     fn token(&self, text: &str) -> Option<u32> {
-        let id = self.vocab.id_of(text)?;
-        match &self.rule {
-            Rule::Ranked(_) => Some(id),
-            Rule::Scored(order) => (order[id as usize] != NEVER).then_some(id),
-        }
-    }
-
-    fn split_unknown(&self, text: &str, start: usize, symbols: &mut Vec<Symbol>) {
-        if let Some(tokens) = &self.fallback.bytes {
-            for (i, byte) in text.bytes().enumerate() {
-                push(symbols, tokens[byte as usize], start + i, 1);
-            }
-        } else if let Some(unknown) = self.fallback.unknown {
-            match symbols.last_mut() {
-                Some(last) if self.fallback.fuse && last.id == unknown => {
-                    last.len += text.len() as u32;
-                }
-                _ => push(symbols, unknown, start, text.len()),
-            }
-        }
+        self.vocab.id_of(text).filter(|id| !self.vocab.kind(*id).is_hidden())
     }
 
     fn join_all(&self, word: &str, symbols: &mut [Symbol]) {
@@ -209,29 +232,22 @@ impl MergeModel {
         let a = symbols[left as usize];
         let b = symbols.get(a.next as usize)?;
         let len = a.len + b.len;
-        let (order, id) = match &self.rule {
-            Rule::Ranked(merges) => *merges.get(&(a.id, b.id))?,
-            Rule::Scored(order) => {
-                if len as usize > self.vocab.longest() {
-                    return None;
-                }
-                let id = self.token(&word[a.start as usize..(a.start + len) as usize])?;
-                (order[id as usize], id)
-            }
-        };
-        Some(Reverse((order, left, len, id)))
+        if len as usize > self.vocab.longest() {
+            return None;
+        }
+        let id = self.token(&word[a.start as usize..(a.start + len) as usize])?;
+        Some(Reverse((self.rule.order(id, a.len)?, left, len, id)))
     }
 
-    /// Appends the fallback for text that merging left without a token.
-    fn spell(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), String> {
+    /// Appends the fallback for a character without a token; without one it is left out, as the
+    /// published tokenizers do.
+    fn spell(&self, text: &str, after_unknown: bool, ids: &mut Vec<u32>) {
         match (&self.fallback.bytes, self.fallback.unknown) {
             (Some(tokens), _) => ids.extend(text.bytes().map(|byte| tokens[byte as usize])),
+            (None, Some(_)) if after_unknown && self.fallback.fuse => {}
             (None, Some(unknown)) => ids.push(unknown),
-            (None, None) => {
-                return Err(format!("the vocabulary has no token for {text:?} and no unknown token"));
-            }
+            (None, None) => {}
         }
-        Ok(())
     }
 }
 
@@ -239,18 +255,6 @@ impl Symbol {
     fn text<'a>(&self, word: &'a str) -> &'a str {
         &word[self.start as usize..(self.start + self.len) as usize]
     }
-}
-
-fn push(symbols: &mut Vec<Symbol>, id: u32, start: usize, len: usize) {
-    let at = symbols.len() as u32;
-    let prev = match symbols.last_mut() {
-        Some(last) => {
-            last.next = at;
-            at - 1
-        }
-        None => EDGE,
-    };
-    symbols.push(Symbol { id, start: start as u32, len: len as u32, prev, next: EDGE });
 }
 
 /// The view that the `tokenizers` crate has of a model. It looks up the ids of added tokens here;

@@ -146,6 +146,12 @@ impl Vocab {
         (self.slots[self.find(text).at] as u32).checked_sub(1)
     }
 
+    /// Like [`id_of`](Self::id_of), trying `guess` and the id after it first.
+    pub(super) fn id_near(&self, guess: u32, text: &str) -> Option<u32> {
+        let near = [guess, guess + 1].into_iter().find(|id| self.text(*id) == Some(text));
+        near.filter(|_| !text.is_empty()).or_else(|| self.id_of(text))
+    }
+
     /// All ids of the kinds that `keep` accepts.
     pub(super) fn ids_where(&self, keep: impl Fn(Kind) -> bool) -> impl Iterator<Item = u32> {
         let kinds = self.kinds.iter().enumerate();

@@ -2,8 +2,6 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
-pub(crate) mod metadata;
-
 use std::path::{Path, PathBuf};
 
 /// The GGUF of a model in the catalogue, from `$LEVERET_MODELS` or else the ordinary cache; `None`

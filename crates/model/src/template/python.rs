@@ -1,0 +1,159 @@
+//! What a template sees of Python: the set-up that transformers gives to Jinja.
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
+
+/// An environment in which published templates behave as they do in transformers.
+pub(super) fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
+        environment.set_syntax(syntax);
+    }
+    environment.set_unknown_method_callback(method);
+    environment.add_filter("tojson", to_json);
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_function("strftime_now", |format: &str| super::clock::now(format));
+    // In Python strings and mappings can be indexed and iterated too.
+    environment.add_test("sequence", |value: &Value| is_container(value));
+    environment.add_test("iterable", |value: &Value| {
+        is_container(value) || value.kind() == ValueKind::Iterable
+    });
+    environment
+}
+
+fn is_container(value: &Value) -> bool {
+    use ValueKind::{Map, Seq, String, Undefined};
+    matches!(value.kind(), Map | Seq | String | Undefined)
+}
+
+fn raise_exception(message: &str) -> Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message.to_owned()))
+}
+
+/// Methods of strings, lists and dictionaries.
+fn method(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    name: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
+    let text = value.as_str().zip(args.first().and_then(Value::as_str));
+    match (name, text) {
+        ("removeprefix", Some((text, affix))) => {
+            Ok(text.strip_prefix(affix).unwrap_or(text).into())
+        }
+        ("removesuffix", Some((text, affix))) => {
+            Ok(text.strip_suffix(affix).unwrap_or(text).into())
+        }
+        ("partition", Some((text, separator))) => {
+            let (before, after) = text.split_once(separator).unwrap_or((text, ""));
+            let found = before.len() < text.len();
+            Ok(vec![before, if found { separator } else { "" }, after].into_iter().map(String::from).collect())
+        }
+        ("rpartition", Some((text, separator))) => {
+            let (before, after) = text.rsplit_once(separator).unwrap_or(("", text));
+            let found = after.len() < text.len();
+            Ok(vec![before, if found { separator } else { "" }, after].into_iter().map(String::from).collect())
+        }
+        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
+    }
+}
+
+/// `json.dumps` with `ensure_ascii=False`: nothing is escaped for HTML, keys keep their order.
+fn to_json(state: &State<'_, '_>, value: &Value, options: Kwargs) -> Result<String, Error> {
+    let indent = match options.get::<Option<Value>>("indent")? {
+        Some(value) if value.is_none() => None,
+        Some(value) => Some(match value.as_str() {
+            Some(text) => text.to_owned(),
+            None => " ".repeat(usize::try_from(value)?.min(64)),
+        }),
+        None => None,
+    };
+    let separators: Option<Vec<String>> = options.get("separators")?;
+    let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
+    let _: Option<bool> = options.get("ensure_ascii")?;
+    options.assert_all_used()?;
+
+    let (item, key) = match separators.as_deref() {
+        Some([item, key]) => (item.clone(), key.clone()),
+        _ => (if indent.is_some() { "," } else { ", " }.into(), ": ".into()),
+    };
+    let json = serde_json::to_value(value).map_err(|error| {
+        Error::new(ErrorKind::InvalidOperation, format!("tojson: {error}"))
+    })?;
+    let mut writer = JsonWriter { text: String::new(), indent, item, key, sort_keys };
+    writer.value(&json, 0);
+    // Serialising walks the whole value, which costs more than its bytes.
+    state.consume_fuel(writer.text.len() as u64 / 16)?;
+    Ok(writer.text)
+}
+
+struct JsonWriter {
+    text: String,
+    indent: Option<String>,
+    item: String,
+    key: String,
+    sort_keys: bool,
+}
+
+impl JsonWriter {
+    fn value(&mut self, value: &serde_json::Value, depth: usize) {
+        match value {
+            serde_json::Value::Array(list) if !list.is_empty() => {
+                self.text.push('[');
+                for (i, value) in list.iter().enumerate() {
+                    self.separate(i, depth + 1);
+                    self.value(value, depth + 1);
+                }
+                self.line(depth);
+                self.text.push(']');
+            }
+            serde_json::Value::Object(map) if !map.is_empty() => {
+                let mut entries: Vec<_> = map.iter().collect();
+                if self.sort_keys {
+                    entries.sort_by_key(|(key, _)| *key);
+                }
+                self.text.push('{');
+                for (i, (key, value)) in entries.into_iter().enumerate() {
+                    self.separate(i, depth + 1);
+                    self.text += &serde_json::Value::from(key.as_str()).to_string();
+                    self.text += &self.key.clone();
+                    self.value(value, depth + 1);
+                }
+                self.line(depth);
+                self.text.push('}');
+            }
+            serde_json::Value::Number(number) if number.is_f64() => {
+                self.text += &python_float(number.as_f64().unwrap_or(f64::NAN));
+            }
+            scalar => self.text += &scalar.to_string(),
+        }
+    }
+
+    fn separate(&mut self, i: usize, depth: usize) {
+        if i > 0 {
+            self.text += &self.item.clone();
+        }
+        self.line(depth);
+    }
+
+    fn line(&mut self, depth: usize) {
+        if let Some(indent) = &self.indent {
+            self.text.push('\n');
+            self.text += &indent.repeat(depth);
+        }
+    }
+}
+
+/// The shortest digits that read back as the same number, with Python's form of exponents.
+fn python_float(value: f64) -> String {
+    let text = format!("{value:?}");
+    match text.split_once('e') {
+        Some((digits, exponent)) => match exponent.strip_prefix('-') {
+            Some(exponent) => format!("{digits}e-{exponent:0>2}"),
+            None => format!("{digits}e+{exponent:0>2}"),
+        },
+        None => text,
+    }
+}
