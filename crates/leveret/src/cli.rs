@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::commands::{list, pull};
+use crate::commands::{bench, golden, inspect, list, pull, run, template, tokenize};
 
 /// Exit code of a command line that cannot be understood.
 const USAGE: u8 = 2;
@@ -34,20 +34,50 @@ config.json and safetensors. Models are kept in $LEVERET_HOME/models or ~/.cache
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write the text that follows a prompt.
+    Run(Box<run::Args>),
     /// Fetch a model, or go on with an interrupted fetch.
     Pull(pull::Args),
     /// Show the models that have a name and those that are here.
     List(list::Args),
+    /// Show what a model is, and the memory it needs.
+    Inspect(inspect::Args),
+    /// Show the token ids of a text.
+    Tokenize(tokenize::Args),
+    /// Show a conversation in the model's chat format.
+    Template(template::Args),
+    /// Measure speed, or check that speculation changes no text.
+    Bench(bench::Args),
+    /// Compare with a folder of reference outputs.
+    Golden(golden::Args),
 }
 
 impl Command {
     fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Run(args) => run::run(&args),
             Self::Pull(args) => pull::run(&args),
             Self::List(args) => list::run(&args),
+            Self::Inspect(args) => inspect::run(&args),
+            Self::Tokenize(args) => tokenize::run(&args),
+            Self::Template(args) => template::run(&args),
+            Self::Bench(args) => bench::run(&args),
+            Self::Golden(args) => golden::run(&args),
         }
     }
 }
+
+/// A command line that parses and yet makes no sense.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
@@ -97,7 +127,10 @@ fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
     let message = format!("{error:#}");
     let lines: Vec<&str> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     eprintln!("error: {}", lines.join(" "));
-    ExitCode::FAILURE
+    match error.downcast_ref::<Usage>() {
+        Some(_) => ExitCode::from(USAGE),
+        None => ExitCode::FAILURE,
+    }
 }
 
 #[cfg(test)]

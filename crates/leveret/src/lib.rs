@@ -6,7 +6,11 @@
 pub mod catalogue;
 mod cli;
 mod commands;
+pub mod law;
+mod model;
+mod plot;
 mod progress;
+pub mod prompts;
 pub mod pull;
 
 pub use cli::main;

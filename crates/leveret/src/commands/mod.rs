@@ -1,4 +1,11 @@
 //! One module per command: its arguments, and what it does with them.
 
+pub(crate) mod bench;
+pub(crate) mod golden;
+pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod pull;
+pub(crate) mod run;
+mod sampling;
+pub(crate) mod template;
+pub(crate) mod tokenize;

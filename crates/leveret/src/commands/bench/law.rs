@@ -1,0 +1,100 @@
+//! `leveret bench law`: the law on a real model over real prompts.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use leveret_model::{LoadOptions, Model, Source};
+
+use crate::law::{Compared, Reference, check_text, samplings};
+use crate::model::{self, EngineArgs, Loaded, positive};
+use crate::prompts::{self, Prompt};
+
+/// Compare logits bits and token ids whatever the rows, chunks, threads and drafter.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Name, hf:OWNER/REPO[/FILE] or path.
+    model: String,
+    /// Files of prompts: Spec-Bench or HumanEval lines.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    prompts: Vec<PathBuf>,
+    /// Use only N prompts, spread evenly over the files.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    limit: Option<usize>,
+    /// Tokens to write for each prompt.
+    #[arg(long, short = 'n', value_name = "N", value_parser = positive, default_value = "128")]
+    max_tokens: usize,
+    /// Only compare logits bits.
+    #[arg(long, conflicts_with = "only_tokens")]
+    only_bits: bool,
+    /// Only compare token ids.
+    #[arg(long)]
+    only_tokens: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let mut list = Vec::new();
+    for path in &args.prompts {
+        list.extend(prompts::read(path)?);
+    }
+    let list = spread(list, args.limit.unwrap_or(usize::MAX));
+    let source = model::open(Some(&args.model))?;
+    let options = args.engine.load_options();
+    if !args.only_tokens {
+        check_bits(&source, &options, &list)?;
+    }
+    if !args.only_bits {
+        check_tokens(&source, &options, &list, args.max_tokens)?;
+    }
+    println!("law holds: {}", source.path().display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `count` of the prompts, evenly spread.
+fn spread(list: Vec<Prompt>, count: usize) -> Vec<Prompt> {
+    let (len, count) = (list.len(), count.min(list.len()));
+    let chosen = |i: usize| (0..count).any(|k| k * len / count == i);
+    list.into_iter().enumerate().filter(|(i, _)| chosen(*i)).map(|(_, prompt)| prompt).collect()
+}
+
+/// Logits bits on 1, 2 and 3 threads.
+fn check_bits(source: &Source, options: &LoadOptions, list: &[Prompt]) -> Result<()> {
+    let tokenizer = source.tokenizer()?;
+    let text: String = list.iter().map(|prompt| prompt.text.as_str()).collect();
+    let end = text.floor_char_boundary(16 << 10);
+    let tokens = tokenizer.encode_prompt(&text[..end], false)?;
+    let mut reference = None;
+    for threads in [1, 2, 3] {
+        let mut model = Model::load(source, &LoadOptions { threads, ..*options })?;
+        let reference = match &mut reference {
+            Some(reference) => reference,
+            empty => empty.insert(Reference::new(&mut model, &tokens)?),
+        };
+        let rows = reference.check(&mut model, &format!("{threads} threads"))?;
+        println!("bits    {threads} threads: {rows} rows equal");
+    }
+    Ok(())
+}
+
+/// Token ids with and without drafter.
+fn check_tokens(source: &Source, options: &LoadOptions, list: &[Prompt], max_tokens: usize) -> Result<()> {
+    let Loaded { mut model, words } = model::load(source, options)?;
+    let mut sums = [Compared::default(); 3];
+    for (i, prompt) in list.iter().enumerate() {
+        let ids = if prompt.raw { words.raw_prompt(&prompt.text)? } else { words.chat_prompt(&prompt.text, None)? };
+        for ((name, params), sum) in samplings(i as u64, max_tokens).into_iter().zip(&mut sums) {
+            let what = format!("prompt {}, {name}", prompt.name);
+            let seen = check_text(&mut model, &ids, &params, words.tokenizer.end_ids(), &what)?;
+            sum.tokens += seen.tokens;
+            sum.drafted += seen.drafted;
+            sum.accepted += seen.accepted;
+        }
+    }
+    for ((name, _), sum) in samplings(0, 1).into_iter().zip(sums) {
+        let Compared { tokens, drafted, accepted } = sum;
+        println!("tokens  {name}: {} prompts, {tokens} ids equal; {accepted} of {drafted} drafts accepted", list.len());
+    }
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! `leveret bench`: measurements, and the check that no measurement is bought with another text.
+
+pub(crate) mod law;
+pub(crate) mod speed;
+
+use std::process::ExitCode;
+
+/// Measure speed, or check that speculation changes no text.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Bench {
+    /// Decode, prefill, the time of a pass by its rows, and the share of memory bandwidth reached.
+    Speed(speed::Args),
+    /// Compare logits bits and token ids whatever the rows, chunks, threads and drafter.
+    Law(law::Args),
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    match &args.bench {
+        Bench::Speed(args) => speed::run(args),
+        Bench::Law(args) => law::run(args),
+    }
+}

@@ -1,0 +1,140 @@
+//! `leveret inspect`: what a model is, and what it will take to run it.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use indicatif::{HumanBytes, HumanCount};
+use leveret_model::{Files, Source};
+use serde_json::json;
+
+use crate::model::{self, CONTEXT, EngineArgs, meta_text};
+
+/// Show what a model is, and the memory it needs.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Name, hf:OWNER/REPO[/FILE] or path.
+    model: String,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Show every tensor as well.
+    #[arg(long)]
+    tensors: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// A tensor as the file has it.
+struct Tensor {
+    name: String,
+    shape: Vec<usize>,
+    ty: String,
+    bytes: u64,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let source = model::open(Some(&args.model))?;
+    let config = source.config()?;
+    let options = args.engine.load_options();
+    let need = source.footprint(&options)?;
+    let context = args.engine.context.unwrap_or(CONTEXT).min(config.max_context);
+    let tensors = tensors(&source);
+    let mut types: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+    for tensor in &tensors {
+        let entry = types.entry(&tensor.ty).or_default();
+        *entry = (entry.0 + 1, entry.1 + tensor.bytes);
+    }
+    let cache = need.cache_bytes_per_position * context as u64;
+    let total = need.total_bytes(context);
+    let windows = config.layers.iter().filter(|layer| layer.attention.window.is_some()).count();
+
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let list = |(ty, (count, bytes)): (&&str, &(usize, u64))| json!({"type": ty, "tensors": count, "bytes": bytes});
+        let mut object = json!({
+            "path": source.path().display().to_string(),
+            "name": name(&source),
+            "architecture": config.family,
+            "parameters": need.parameters,
+            "layers": config.layers.len(),
+            "window_layers": windows,
+            "hidden_size": config.hidden,
+            "vocab_size": config.vocab,
+            "max_context": config.max_context,
+            "file_bytes": source.file_bytes(),
+            "types": types.iter().map(list).collect::<Vec<_>>(),
+            "bytes_per_token": need.bytes_per_token,
+            "weight_bytes": need.weight_bytes,
+            "context": context,
+            "cache_bytes": cache,
+            "memory_bytes": total,
+        });
+        if args.tensors {
+            let list = |t: &Tensor| json!({"name": t.name, "shape": t.shape, "type": t.ty, "bytes": t.bytes});
+            object["tensors"] = tensors.iter().map(list).collect();
+        }
+        writeln!(out, "{}", serde_json::to_string_pretty(&object)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    let mut line = |key: &str, value: String| writeln!(out, "{key:<18}{value}");
+    line("model", format!("{} ({})", name(&source), source.path().display()))?;
+    line("architecture", config.family.to_owned())?;
+    line("parameters", HumanCount(need.parameters).to_string())?;
+    let windows = if windows > 0 { format!(", {windows} with a sliding window") } else { String::new() };
+    line("layers", format!("{}{windows}", config.layers.len()))?;
+    line("width, vocabulary", format!("{}, {}", config.hidden, HumanCount(config.vocab as u64)))?;
+    line("most context", format!("{} tokens", HumanCount(config.max_context as u64)))?;
+    line("file", HumanBytes(source.file_bytes()).to_string())?;
+    for (ty, (count, bytes)) in &types {
+        line("", format!("{ty:<8}{count:>5} tensors {:>12}", HumanBytes(*bytes).to_string()))?;
+    }
+    line("read per token", HumanBytes(need.bytes_per_token).to_string())?;
+    line("memory needed", format!("{} at {context} tokens of context", HumanBytes(total)))?;
+    line("", format!("{} weights, {} keys and values", HumanBytes(need.weight_bytes), HumanBytes(cache)))?;
+    if args.tensors {
+        for tensor in &tensors {
+            let shape: Vec<String> = tensor.shape.iter().map(usize::to_string).collect();
+            writeln!(out, "{:<48}{:<8}{}", tensor.name, tensor.ty, shape.join(" x "))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the model calls itself, or its file.
+fn name(source: &Source) -> String {
+    let own = match source.files() {
+        Files::Gguf(gguf) => meta_text(gguf.meta(), "general.name").to_owned(),
+        Files::Folder(_) => String::new(),
+    };
+    let file = || source.path().file_name().unwrap_or(source.path().as_os_str()).to_string_lossy().into_owned();
+    if own.is_empty() { file() } else { own }
+}
+
+fn tensors(source: &Source) -> Vec<Tensor> {
+    match source.files() {
+        Files::Gguf(gguf) => gguf
+            .tensors()
+            .map(|tensor| Tensor {
+                name: tensor.name.to_owned(),
+                shape: tensor.shape.to_vec(),
+                ty: tensor.ty.to_string(),
+                bytes: tensor.bytes.unwrap_or(0) as u64,
+            })
+            .collect(),
+        Files::Folder(folder) => folder
+            .names()
+            .filter_map(|name| {
+                let raw = folder.raw(name)?;
+                Some(Tensor {
+                    name: name.to_owned(),
+                    shape: raw.shape.to_vec(),
+                    ty: format!("{:?}", raw.dtype),
+                    bytes: raw.bytes.len() as u64,
+                })
+            })
+            .collect(),
+    }
+}

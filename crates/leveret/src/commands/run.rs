@@ -1,0 +1,235 @@
+//! `leveret run`: writes the text that follows a prompt. Standard output carries that text (or
+//! ids, or one JSON object) and nothing else.
+
+use std::io::{IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use leveret_model::{Model, Source, Target};
+use leveret_spec::drafters::SuffixDrafter;
+use leveret_spec::{Drafter, FinishReason, Options, Request, Session};
+use serde_json::{Value, json};
+
+use super::sampling::SamplingArgs;
+use crate::cli::Usage;
+use crate::model::{self, CONTEXT, EngineArgs, Loaded};
+
+/// Write the text that follows a prompt.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// What to say to the model.
+    #[arg(required_unless_present = "prompt_file")]
+    prompt: Option<String>,
+    /// Read the prompt from a file; - for standard input.
+    #[arg(long, short = 'f', value_name = "FILE", conflicts_with = "prompt")]
+    prompt_file: Option<PathBuf>,
+    /// Name, hf:OWNER/REPO[/FILE] or path; the default is smollm2-135m-instruct.
+    #[arg(long, short)]
+    model: Option<String>,
+    /// Continue the prompt as it stands, without the model's chat format.
+    #[arg(long)]
+    raw: bool,
+    /// A system message before the prompt.
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    system: Option<String>,
+    /// What guesses ahead. The text is the same with each; only the speed differs.
+    #[arg(long, value_enum, default_value = "auto")]
+    drafter: DrafterKind,
+    /// What to write to standard output.
+    #[arg(long, short, value_enum, default_value = "text")]
+    output: Output,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  leveret run \"Explain what a leveret is.\"
+  leveret run -m qwen2.5-coder-1.5b -f task.txt --temperature 0.8 --seed 7
+  leveret run --raw --stop \"\\n\\n\" --max-tokens 64 \"def fibonacci(n):\"
+  leveret run --output json \"Hello\" | python3 -m json.tool
+
+The JSON object has: model, prompt_ids, ids, text, finish_reason (stop, length, interrupted),
+prompt_seconds, decode_seconds, tokens_per_second, rounds, drafted, accepted; with --logprobs
+also logprobs. Exit codes: 0 done, 1 error, 2 usage, 130 interrupted.";
+
+/// What guesses ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DrafterKind {
+    /// Nothing: plain decoding.
+    None,
+    /// The best that is there for the model; today the suffix drafter.
+    Auto,
+    /// Repetitions of earlier text.
+    Suffix,
+}
+
+impl DrafterKind {
+    /// A drafter for one session.
+    pub(crate) fn build(self) -> Option<Box<dyn Drafter>> {
+        match self {
+            Self::None => None,
+            Self::Auto | Self::Suffix => Some(Box::new(SuffixDrafter::default())),
+        }
+    }
+}
+
+/// What standard output carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// The text, as it comes.
+    Text,
+    /// The token ids, on one line.
+    Ids,
+    /// One object, at the end.
+    Json,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let params = args.sampling.params()?;
+    if params.logprobs.is_some() && args.output != Output::Json {
+        return Err(Usage("--logprobs needs --output json".into()).into());
+    }
+    let prompt = read_prompt(args)?;
+    let source = model::open(args.model.as_deref())?;
+    let Loaded { mut model, words } = model::load(&source, &args.engine.load_options())?;
+    if words.template.is_none() && !args.raw {
+        eprintln!("{}: has no chat template; the prompt is continued as it stands", source.path().display());
+    }
+    let ids = match args.raw {
+        true => words.raw_prompt(&prompt)?,
+        false => words.chat_prompt(&prompt, args.system.as_deref())?,
+    };
+    let options = Options {
+        context: args.engine.context.unwrap_or(CONTEXT).min(model.max_context()),
+        end_tokens: words.tokenizer.end_ids().to_vec(),
+        ..Options::default()
+    };
+    let prompt_ids = ids.clone();
+    let request = Request { prompt: ids, params, drafter: args.drafter.build(), text: Some(words.detokenizer()) };
+    let mut session = Session::new(&model, request, options)?;
+
+    let interrupted = watch_for_interrupt()?;
+    write(&mut session, &mut model, args.output, &interrupted)?;
+    let stopped = interrupted.load(Relaxed) && session.finish_reason().is_none();
+    if args.output == Output::Json {
+        let object = report(&session, &source, prompt_ids, stopped)?;
+        writeln!(std::io::stdout(), "{object}")?;
+    }
+    eprintln!("{}", summary(&session));
+    Ok(if stopped { ExitCode::from(130) } else { ExitCode::SUCCESS })
+}
+
+fn read_prompt(args: &Args) -> Result<String> {
+    match (&args.prompt, &args.prompt_file) {
+        (Some(prompt), _) => Ok(prompt.clone()),
+        (None, Some(path)) => read_text(path),
+        // The parser asks for one of the two.
+        (None, None) => Err(Usage("a prompt is missing".into()).into()),
+    }
+}
+
+/// The text of a file; of standard input for `-`.
+pub(crate) fn read_text(path: &std::path::Path) -> Result<String> {
+    let mut text = String::new();
+    let read = match path.as_os_str() == "-" {
+        true => std::io::stdin().read_to_string(&mut text).map(drop),
+        false => std::fs::read_to_string(path).map(|read| text = read),
+    };
+    read.with_context(|| path.display().to_string())?;
+    Ok(text)
+}
+
+/// The first Ctrl-C ends the text after the round at hand, the second at once.
+fn watch_for_interrupt() -> Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Relaxed) {
+            std::process::exit(130);
+        }
+    })
+    .context("cannot watch for Ctrl-C")?;
+    Ok(interrupted)
+}
+
+/// Steps to the end of the text and writes what is certain as it comes.
+fn write(session: &mut Session<Model>, model: &mut Model, output: Output, interrupted: &AtomicBool) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let mut first = true;
+    let mut ends_line = true;
+    while session.finish_reason().is_none() && !interrupted.load(Relaxed) {
+        let step = session.step(model)?;
+        match output {
+            Output::Text if !step.text.is_empty() => {
+                out.write_all(step.text.as_bytes())?;
+                out.flush()?;
+                ends_line = step.text.ends_with('\n');
+            }
+            Output::Ids => {
+                for id in step.tokens {
+                    write!(out, "{}{id}", if first { "" } else { " " })?;
+                    first = false;
+                }
+                out.flush()?;
+            }
+            Output::Text | Output::Json => {}
+        }
+    }
+    match output {
+        Output::Ids => writeln!(out)?,
+        // The text itself is not added to, but the summary should start on a line of its own.
+        Output::Text if !ends_line && out.is_terminal() => eprintln!(),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The object of `--output json`.
+fn report(session: &Session<Model>, source: &Source, prompt_ids: Vec<u32>, stopped: bool) -> Result<Value> {
+    let stats = session.stats();
+    let reason = match session.finish_reason() {
+        Some(FinishReason::Stop) => "stop",
+        Some(FinishReason::Length) => "length",
+        None if stopped => "interrupted",
+        None => "unfinished",
+    };
+    let mut object = json!({
+        "model": source.path().display().to_string(),
+        "prompt_ids": prompt_ids,
+        "ids": session.output(),
+        "text": session.text(),
+        "finish_reason": reason,
+        "prompt_seconds": stats.prompt_seconds,
+        "decode_seconds": stats.decode_seconds,
+        "tokens_per_second": stats.tokens_per_second(),
+        "rounds": stats.rounds,
+        "drafted": stats.drafted,
+        "accepted": stats.accepted,
+    });
+    if !session.logprobs().is_empty() {
+        object["logprobs"] = serde_json::to_value(session.logprobs())?;
+    }
+    Ok(object)
+}
+
+/// What it took, in one line.
+fn summary(session: &Session<Model>) -> String {
+    let stats = session.stats();
+    let mut line = format!("{} tokens, {:.1} tokens/s", stats.tokens, stats.tokens_per_second());
+    if stats.rounds > 0 {
+        line += &format!(", {:.2} tokens per round", stats.tau());
+    }
+    line += &match stats.drafted {
+        0 => ", nothing drafted".to_owned(),
+        drafted => format!(", {:.0}% of {drafted} drafts accepted", stats.acceptance() * 100.0),
+    };
+    line
+}

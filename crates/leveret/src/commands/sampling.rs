@@ -1,0 +1,81 @@
+//! The options of every command that draws tokens.
+
+use std::collections::BTreeMap;
+
+use leveret_spec::SamplingParams;
+
+use crate::cli::Usage;
+use crate::model::positive;
+
+/// How tokens are drawn and when the text ends.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Sampling", allow_negative_numbers = true)]
+pub(crate) struct SamplingArgs {
+    /// 0 takes the likeliest token; greater values draw more freely.
+    #[arg(long, short = 't', value_name = "T", default_value_t = 0.0)]
+    temperature: f32,
+    /// Draw from the K likeliest tokens; 0 for all.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+    /// Draw from the likeliest tokens that together have probability P.
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Draw from tokens at least P times as likely as the likeliest.
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    min_p: f32,
+    /// Divide the positive and multiply the negative logits of tokens in the text; 1 for none.
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// Subtract from the logits of tokens in the text.
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    presence_penalty: f32,
+    /// Subtract from the logits of tokens in the text, once for each time.
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    frequency_penalty: f32,
+    /// How many of the last tokens the penalties look at; the default is all.
+    #[arg(long, value_name = "N")]
+    penalty_window: Option<usize>,
+    /// Add to the logit of a token, as ID=BIAS; -inf bans it. May be given several times.
+    #[arg(long, value_name = "ID=BIAS", value_parser = bias, allow_hyphen_values = true)]
+    logit_bias: Vec<(u32, f32)>,
+    /// Key of the noise: same seed, same text.
+    #[arg(long, short = 's', value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// End the text before this string. May be given several times.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    stop: Vec<String>,
+    /// End the text after N tokens; the default is when the model ends it or the context is full.
+    #[arg(long, short = 'n', value_name = "N", value_parser = positive)]
+    max_tokens: Option<usize>,
+    /// With --output json: log-probabilities of each token and of the N likeliest ones.
+    #[arg(long, value_name = "N")]
+    logprobs: Option<usize>,
+}
+
+impl SamplingArgs {
+    /// The same for the engine, checked.
+    pub(crate) fn params(&self) -> anyhow::Result<SamplingParams> {
+        let params = SamplingParams {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            penalty_window: self.penalty_window,
+            logit_bias: self.logit_bias.iter().copied().collect::<BTreeMap<_, _>>(),
+            seed: self.seed,
+            stop: self.stop.clone(),
+            max_tokens: self.max_tokens,
+            logprobs: self.logprobs,
+        };
+        params.validate().map_err(|error| Usage(error.to_string()))?;
+        Ok(params)
+    }
+}
+
+fn bias(text: &str) -> Result<(u32, f32), String> {
+    let parsed = text.split_once('=').and_then(|(id, bias)| Some((id.parse().ok()?, bias.parse().ok()?)));
+    parsed.ok_or_else(|| "expected ID=BIAS, such as 42=-1.5 or 42=-inf".into())
+}

@@ -1,0 +1,169 @@
+//! What every command does with a model: find it, open it, turn prompts into tokens and tokens
+//! into text.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use clap::{Args, ValueEnum};
+use leveret_model::formats::gguf::Meta;
+use leveret_model::template::ChatTemplate;
+use leveret_model::tokenizer::{StreamDecoder, Tokenizer};
+use leveret_model::{ElementType, Files, KvType, LoadOptions, Model, Precision, Source, Team};
+use leveret_spec::Detokenizer;
+use serde_json::{Map, Value, json};
+
+use crate::pull;
+
+/// How a model is loaded.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Engine")]
+pub(crate) struct EngineArgs {
+    /// Threads to compute on; the default is one for each physical core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Type of the cached keys and values.
+    #[arg(long, value_enum, default_value = "f16")]
+    pub(crate) kv: Kv,
+    /// Quantise the weights of a safetensors model as it is loaded.
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub(crate) quantize: Option<Quantize>,
+    /// Most tokens of prompt and output together; the default is 4096, or what the model allows if that is less.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) context: Option<usize>,
+}
+
+/// Type of cached keys and values.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Kv {
+    F16,
+    F32,
+}
+
+/// Type to quantise to.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum Quantize {
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "q4_0")]
+    Q4_0,
+    #[value(name = "q4_k")]
+    Q4K,
+}
+
+/// Tokens of context when none are asked for.
+pub(crate) const CONTEXT: usize = 4096;
+
+/// Parses a whole number of at least 1.
+pub(crate) fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number of at least 1".into()),
+        Ok(n) => Ok(n),
+    }
+}
+
+impl EngineArgs {
+    /// The same for the engine.
+    pub(crate) fn load_options(&self) -> LoadOptions {
+        LoadOptions {
+            threads: self.threads.map_or_else(Team::default_threads, usize::from),
+            kv: match self.kv {
+                Kv::F16 => KvType::F16,
+                Kv::F32 => KvType::F32,
+            },
+            precision: match self.quantize {
+                None => Precision::AsStored,
+                Some(Quantize::Q8_0) => Precision::Quantize(ElementType::Q8_0),
+                Some(Quantize::Q4_0) => Precision::Quantize(ElementType::Q4_0),
+                Some(Quantize::Q4K) => Precision::Quantize(ElementType::Q4K),
+            },
+            context: self.context,
+        }
+    }
+}
+
+/// Finds a model and opens its files.
+pub(crate) fn open(name: Option<&str>) -> Result<Source> {
+    Ok(Source::open(pull::resolve(name)?)?)
+}
+
+/// A loaded model with all that goes with it.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) model: Model,
+    pub(crate) words: Words,
+}
+
+/// Loads weights and tokenizer side by side.
+pub(crate) fn load(source: &Source, options: &LoadOptions) -> Result<Loaded> {
+    let (words, model) = std::thread::scope(|scope| {
+        let words = scope.spawn(|| Words::open(source));
+        let model = Model::load(source, options);
+        (words.join(), model)
+    });
+    let model = model?;
+    let words = words.map_err(|_| anyhow!("{}: the tokenizer failed", source.path().display()))??;
+    Ok(Loaded { model, words })
+}
+
+/// Tokenizer and chat template of a model.
+#[derive(Debug)]
+pub(crate) struct Words {
+    pub(crate) tokenizer: Arc<Tokenizer>,
+    pub(crate) template: Option<ChatTemplate>,
+}
+
+impl Words {
+    /// Reads them from the model's files.
+    pub(crate) fn open(source: &Source) -> Result<Self> {
+        let tokenizer = source.tokenizer()?;
+        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id));
+        let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
+        let template = match source.files() {
+            Files::Gguf(gguf) => ChatTemplate::from_gguf(gguf.meta(), bos, eos)?,
+            Files::Folder(folder) => ChatTemplate::from_folder(folder.path(), bos, eos)?,
+        };
+        Ok(Self { template, tokenizer: Arc::new(tokenizer) })
+    }
+
+    /// Tokens of a prompt that is to be continued as it stands.
+    pub(crate) fn raw_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.tokenizer.encode_prompt(text, true)?)
+    }
+
+    /// Tokens of a conversation in the model's chat format, up to where its turn begins; of the
+    /// bare text if the model has no such format.
+    pub(crate) fn chat_prompt(&self, user: &str, system: Option<&str>) -> Result<Vec<u32>> {
+        let Some(template) = &self.template else { return self.raw_prompt(user) };
+        let system = system.map(|text| json!({"role": "system", "content": text}));
+        let messages: Value = system.into_iter().chain([json!({"role": "user", "content": user})]).collect();
+        let text = template.render(&messages, None, true, &Map::new()).context("chat template")?;
+        self.raw_prompt(&text)
+    }
+
+    /// Makes text of a session's tokens.
+    pub(crate) fn detokenizer(&self) -> Box<dyn Detokenizer> {
+        Box::new(Speaker { tokenizer: Arc::clone(&self.tokenizer), stream: StreamDecoder::new() })
+    }
+}
+
+/// Text of a stream of tokens.
+struct Speaker {
+    tokenizer: Arc<Tokenizer>,
+    stream: StreamDecoder,
+}
+
+impl Detokenizer for Speaker {
+    fn push(&mut self, token: u32, text: &mut String) {
+        text.push_str(&self.stream.push(&self.tokenizer, token));
+    }
+
+    fn finish(&mut self, text: &mut String) {
+        text.push_str(&self.stream.finish());
+    }
+}
+
+/// A text value of a GGUF file's metadata, empty if there is none.
+pub(crate) fn meta_text<'a>(meta: &'a Meta, key: &str) -> &'a str {
+    meta.get::<&str>(key).ok().flatten().unwrap_or_default()
+}
