@@ -25,3 +25,6 @@ pub struct TensorView<'a> {
     /// Exactly the bytes that the shape and type call for.
     pub bytes: &'a [u8],
 }
+
+#[cfg(test)]
+mod tests;
