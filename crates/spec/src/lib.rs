@@ -5,6 +5,7 @@
 //! draft with the [`Sampler`], whose choice at a position depends on the text before it alone. So
 //! the text is the same with any drafter and with none; only its speed differs.
 
+mod clock;
 mod draft;
 mod drafter;
 pub mod drafters;

@@ -2,9 +2,10 @@
 //!
 //! Long-run speed is tokens over seconds. With `lambda` the speed reached lately, a round gains by
 //! a row iff its chance of acceptance is more than `lambda` times the time that it adds (a
-//! renewal-reward argument; Dinkelbach 1967). Time here is what the cost curve says, not the
-//! clock, so that what is drafted follows from text and curve alone.
+//! renewal-reward argument; Dinkelbach 1967). Time here is what the cost curve says, in times of a
+//! pass of one row; the clock may correct the curve's slope.
 
+use crate::clock::Clock;
 use crate::draft::Draft;
 use crate::error::{Error, Result};
 
@@ -76,6 +77,7 @@ impl Default for CostCurve {
 #[derive(Debug, Clone)]
 pub struct Price {
     curve: CostCurve,
+    clock: Clock,
     tokens: f64,
     time: f64,
     order: Vec<usize>,
@@ -89,18 +91,35 @@ const MEMORY: f64 = 32.0;
 impl Price {
     /// Starts from the speed of plain decoding.
     pub fn new(curve: CostCurve) -> Self {
-        Self { tokens: MEMORY, time: MEMORY * curve.time(1), curve, order: Vec::new(), chosen: Vec::new() }
+        let (clock, order, chosen) = Default::default();
+        Self { curve, clock, tokens: MEMORY, time: MEMORY, order, chosen }
     }
 
-    /// Tokens per unit of time reached lately, never less than plain decoding's.
+    /// Tokens per time of a one-row pass reached lately; never less than plain decoding's 1.
     pub fn lambda(&self) -> f64 {
-        (self.tokens / self.time).max(1.0 / self.curve.time(1))
+        (self.tokens / self.time).max(1.0)
+    }
+
+    /// Time of a pass over `rows` rows, in times of a pass of one.
+    pub fn cost(&self, rows: usize) -> f64 {
+        1.0 + self.clock.stretch() * self.extra(rows)
+    }
+
+    /// What the curve alone says that `rows` rows cost more than one.
+    fn extra(&self, rows: usize) -> f64 {
+        self.curve.time(rows) / self.curve.time(1) - 1.0
     }
 
     /// Takes note that a pass of `rows` rows committed `tokens` tokens.
     pub fn record(&mut self, rows: usize, tokens: usize) {
         self.tokens += tokens as f64 - self.tokens / MEMORY;
-        self.time += self.curve.time(rows) - self.time / MEMORY;
+        self.time += self.cost(rows) - self.time / MEMORY;
+    }
+
+    /// Takes note that a pass of `rows` rows took `seconds`, and corrects the slope of the curve.
+    /// Without such notes what is drafted follows from text and curve alone.
+    pub fn time(&mut self, rows: usize, seconds: f64) {
+        self.clock.record(self.extra(rows), seconds);
     }
 
     /// Keeps the nodes of `draft` that earn the most at the present price, possibly none. `base`
@@ -117,11 +136,12 @@ impl Price {
         self.order.sort_unstable_by(|&a, &b| nodes[b].chance.total_cmp(&nodes[a].chance).then(a.cmp(&b)));
 
         let lambda = self.lambda();
-        let idle = self.curve.time(base);
+        let stretch = self.clock.stretch();
+        let idle = self.extra(base);
         let (mut hope, mut best, mut size) = (0.0, 0.0, 0);
         for (i, &node) in self.order.iter().enumerate() {
             hope += f64::from(nodes[node].chance);
-            let gain = hope - lambda * (self.curve.time(base + i + 1) - idle);
+            let gain = hope - lambda * stretch * (self.extra(base + i + 1) - idle);
             if gain > best {
                 (best, size) = (gain, i + 1);
             }
@@ -174,6 +194,19 @@ mod tests {
         let mut draft = chain(&[0.9; 7]);
         price.trim(&mut draft, 1);
         assert_eq!(draft.len(), 7);
+    }
+
+    #[test]
+    fn the_clock_corrects_the_curve() {
+        let mut price = Price::new(CostCurve::default());
+        for i in 0..100 {
+            let rows = 1 + i % 9;
+            price.time(rows, 0.07 * (1.0 + 0.4 * (rows - 1) as f64));
+        }
+        assert!((price.cost(9) - 4.2).abs() < 0.3, "{}", price.cost(9));
+        let mut draft = chain(&[0.9, 0.5, 0.3]);
+        price.trim(&mut draft, 1);
+        assert_eq!(draft.len(), 2);
     }
 
     #[test]

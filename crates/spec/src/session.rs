@@ -69,6 +69,9 @@ pub struct Options {
     pub end_tokens: Vec<u32>,
     /// Time of a pass by its rows, for the decision how far to guess.
     pub cost: CostCurve,
+    /// Whether measured passes correct the curve's slope. Without, what is drafted, and so every
+    /// count in [`Stats`], follows from text and curve alone.
+    pub follow_clock: bool,
 }
 
 impl Default for Options {
@@ -79,6 +82,7 @@ impl Default for Options {
             max_draft: 16,
             end_tokens: Vec::new(),
             cost: CostCurve::default(),
+            follow_clock: true,
         }
     }
 }
@@ -120,6 +124,7 @@ pub struct Session<T: Target> {
     logprob_count: Option<usize>,
     drafter: Option<Box<dyn Drafter>>,
     price: Price,
+    follow_clock: bool,
     end_tokens: Vec<u32>,
     prefill_chunk: usize,
     max_draft: usize,
@@ -192,6 +197,7 @@ impl<T: Target> Session<T> {
             logprob_count: params.logprobs,
             drafter,
             price: Price::new(options.cost),
+            follow_clock: options.follow_clock,
             end_tokens: options.end_tokens,
             prefill_chunk: options.prefill_chunk.max(1),
             max_draft: options.max_draft,
@@ -250,6 +256,9 @@ impl<T: Target> Session<T> {
         let planned = Instant::now();
         target.forward(&mut [self.pass()], &[])?;
         let passed = Instant::now();
+        if self.follow_clock && !reading {
+            self.price.time(self.plan.tokens.len(), (passed - planned).as_secs_f64());
+        }
         let before = self.tokens.len();
         self.decide(target)?;
         let decided = Instant::now();

@@ -18,6 +18,11 @@ struct Outcome {
     finish: FinishReason,
 }
 
+/// Default options; counts do not depend on the clock.
+fn by_curve() -> Options {
+    Options { follow_clock: false, ..Options::default() }
+}
+
 fn letters(token: u32, text: &mut String) {
     text.push_str(["a", "b", "ab", "é", "", "ba"][token as usize % 6]);
 }
@@ -100,11 +105,12 @@ proptest! {
         max_draft in 0usize..24,
         end_tokens in proptest::collection::vec(0u32..VOCAB as u32, 0..2),
         steep in any::<bool>(),
+        follow_clock in any::<bool>(),
         seed in any::<u64>(),
     ) {
         let mut target = HashTarget::new(VOCAB, spread, 120);
         let cost = if steep { CostCurve::default() } else { CostCurve::new(&[(1, 1.0), (64, 1.001)]).unwrap() };
-        let options = Options { context, prefill_chunk, max_draft, end_tokens, cost };
+        let options = Options { context, prefill_chunk, max_draft, end_tokens, cost, follow_clock };
         let whole = Options { prefill_chunk: 512, ..options.clone() };
         let (plain, stats) = write(&mut target, &prompt, &params, &whole, None);
         prop_assert_eq!(stats.drafted, 0);
@@ -128,7 +134,7 @@ proptest! {
 fn good_guesses_save_passes() {
     let mut target = HashTarget::new(VOCAB, 4000.0, 4000);
     let params = SamplingParams { max_tokens: Some(1000), ..SamplingParams::default() };
-    let options = Options::default();
+    let options = by_curve();
     let (plain, stats) = write(&mut target, &[1, 2, 3], &params, &options, None);
     assert_eq!((stats.rounds, stats.committed, plain.ids.len()), (999, 999, 1000));
     target.passes.clear();
@@ -145,7 +151,7 @@ fn no_evidence_no_draft() {
     let mut target = HashTarget::new(VOCAB, 0.0, 4000);
     let params = SamplingParams { temperature: 1.0, max_tokens: Some(1000), ..SamplingParams::default() };
     let drafter = Box::new(SuffixDrafter::default());
-    let (_, stats) = write(&mut target, &[1, 2, 3], &params, &Options::default(), Some(drafter));
+    let (_, stats) = write(&mut target, &[1, 2, 3], &params, &by_curve(), Some(drafter));
     assert!(stats.drafted as f64 * 0.125 < 0.01 * stats.rounds as f64, "{stats:?}");
 }
 
@@ -188,7 +194,7 @@ fn a_right_drafter_fills_every_pass() {
     let params = SamplingParams { temperature: 1.0, max_tokens: Some(171), ..SamplingParams::default() };
     let (plain, _) = write(&mut target, &[5], &params, &Options::default(), None);
     let oracle = Oracle([&[5], &plain.ids[..]].concat());
-    let (_, stats) = write(&mut target, &[5], &params, &Options::default(), Some(Box::new(oracle)));
+    let (_, stats) = write(&mut target, &[5], &params, &by_curve(), Some(Box::new(oracle)));
     assert_eq!((stats.rounds, stats.tau()), (10, 17.0));
     assert_eq!((stats.drafted, stats.accepted), (160, 160));
 }
