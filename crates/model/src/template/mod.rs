@@ -19,8 +19,12 @@ use crate::{Error, Result};
 /// times what a long conversation takes, and less than a second.
 const FUEL: u64 = 1_000_000;
 
-/// Stack of the thread that renders. A template can nest values in values with every instruction,
-/// and dropping or printing those recurses; the fuel runs out before this does.
+/// Longest template; published ones are a tenth of it.
+const MAX_SOURCE_BYTES: usize = 256 << 10;
+
+/// Stack of the thread that compiles and renders. A template can nest an expression with every
+/// character and a value with every instruction, and walking those recurses: the limits above
+/// run out before this does.
 const STACK_BYTES: usize = 256 << 20;
 
 const MAIN: &str = "chat template";
@@ -44,12 +48,8 @@ impl ChatTemplate {
     pub fn new(source: &str, bos: Option<&str>, eos: Option<&str>) -> Result<Self> {
         let mut environment = python::environment();
         environment.set_fuel(Some(FUEL));
-        let mut template = Self {
-            environment,
-            bos: bos.map(Into::into),
-            eos: eos.map(Into::into),
-            has_tool_use: false,
-        };
+        let mut template =
+            Self { environment, bos: bos.map(Into::into), eos: eos.map(Into::into), has_tool_use: false };
         template.add(MAIN, source)?;
         Ok(template)
     }
@@ -97,9 +97,14 @@ impl ChatTemplate {
     }
 
     fn add(&mut self, name: &'static str, source: &str) -> Result<()> {
-        self.environment
-            .add_template_owned(name, source::without_generation_tags(source))
-            .map_err(|error| describe(&error))
+        if source.len() > MAX_SOURCE_BYTES {
+            return Err(Error::request(format!(
+                "{name} has {} bytes; expected at most {MAX_SOURCE_BYTES}",
+                source.len()
+            )));
+        }
+        let source = source::without_generation_tags(source);
+        on_deep_stack(|| self.environment.add_template_owned(name, source))
     }
 
     /// Renders a conversation. `messages` is a list of objects with `role` and `content`; `tools`
@@ -127,19 +132,23 @@ impl ChatTemplate {
         variables.extend(extra.clone());
 
         let name = if tools.is_some() && self.has_tool_use { TOOL_USE } else { MAIN };
-        let run = || {
+        on_deep_stack(|| {
             let template = self.environment.get_template(name)?;
             template.render(minijinja::value::Serde(&variables))
-        };
-        std::thread::scope(|scope| {
-            std::thread::Builder::new()
-                .stack_size(STACK_BYTES)
-                .spawn_scoped(scope, || run().map_err(|error| describe(&error)))
-                .map_err(|error| Error::request(format!("cannot render a template: {error}")))?
-                .join()
-                .unwrap_or_else(|_| Err(Error::request("the chat template engine failed")))
         })
     }
+}
+
+/// Runs the template engine where its recursion has room.
+fn on_deep_stack<T: Send>(run: impl FnOnce() -> Result<T, minijinja::Error> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, || run().map_err(|error| describe(&error)))
+            .map_err(|error| Error::request(format!("no thread for the chat template: {error}")))?
+            .join()
+            .unwrap_or_else(|_| Err(Error::request("the chat template engine failed")))
+    })
 }
 
 /// One line: which template, which line of it, and what is wrong, down to the first cause.

@@ -1,8 +1,10 @@
 //! What a template sees of Python: the set-up that transformers gives to Jinja.
 
+use std::fmt::Write;
+
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, State, Value};
+use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 
 /// An environment in which published templates behave as they do in transformers.
 pub(super) fn environment() -> Environment<'static> {
@@ -11,14 +13,15 @@ pub(super) fn environment() -> Environment<'static> {
         environment.set_syntax(syntax);
     }
     environment.set_unknown_method_callback(method);
+    environment.set_formatter(print);
+    environment.add_filter("string", to_text);
     environment.add_filter("tojson", to_json);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", |format: &str| super::clock::now(format));
     // In Python strings and mappings can be indexed and iterated too.
     environment.add_test("sequence", |value: &Value| is_container(value));
-    environment.add_test("iterable", |value: &Value| {
-        is_container(value) || value.kind() == ValueKind::Iterable
-    });
+    environment
+        .add_test("iterable", |value: &Value| is_container(value) || value.kind() == ValueKind::Iterable);
     environment
 }
 
@@ -31,30 +34,120 @@ fn raise_exception(message: &str) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.to_owned()))
 }
 
+/// Writes a value where the template prints it.
+fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    match value.as_object() {
+        Some(_) => out.write_str(&to_text(state, value)?).map_err(Error::from),
+        None => minijinja::escape_formatter(out, state, value),
+    }
+}
+
+/// `str()`.
+fn to_text(state: &State<'_, '_>, value: &Value) -> Result<String, Error> {
+    let mut metered = Metered::new(state);
+    let written = match value.as_object() {
+        Some(_) => metered.repr(value),
+        None => write!(metered, "{value}"),
+    };
+    written.map_err(|error| metered.cause(error))?;
+    Ok(metered.text)
+}
+
+/// Text that pays for itself as it grows. A list may hold itself many times over, or be made on
+/// demand, so that its text is beyond all proportion to the work of making it.
+struct Metered<'s, 't, 'e> {
+    text: String,
+    state: &'s State<'t, 'e>,
+    failure: Option<Error>,
+}
+
+impl<'s, 't, 'e> Metered<'s, 't, 'e> {
+    fn new(state: &'s State<'t, 'e>) -> Self {
+        Self { text: String::new(), state, failure: None }
+    }
+
+    /// `repr()`. Unlike the formatter of the standard library it stops at the first failure.
+    fn repr(&mut self, value: &Value) -> std::fmt::Result {
+        match value.kind() {
+            ValueKind::Seq | ValueKind::Iterable if value.len().is_some() => {
+                let (open, close) = if value.is_tuple() { ("(", ")") } else { ("[", "]") };
+                self.write_str(open)?;
+                for (i, item) in value.try_iter().into_iter().flatten().enumerate() {
+                    self.write_str(if i > 0 { ", " } else { "" })?;
+                    self.repr(&item)?;
+                }
+                let single = value.is_tuple() && value.len() == Some(1);
+                self.write_str(if single { "," } else { "" })?;
+                self.write_str(close)
+            }
+            ValueKind::Map => {
+                self.write_str("{")?;
+                for (i, key) in value.try_iter().into_iter().flatten().enumerate() {
+                    self.write_str(if i > 0 { ", " } else { "" })?;
+                    self.repr(&key)?;
+                    self.write_str(": ")?;
+                    self.repr(&value.get_item(&key).unwrap_or_default())?;
+                }
+                self.write_str("}")
+            }
+            _ => write!(self, "{value:?}"),
+        }
+    }
+
+    /// What ended the writing.
+    fn cause(&mut self, error: impl std::fmt::Display) -> Error {
+        let other = || Error::new(ErrorKind::InvalidOperation, error.to_string());
+        self.failure.take().unwrap_or_else(other)
+    }
+}
+
+impl std::fmt::Write for Metered<'_, '_, '_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        // Walking a value costs more than copying its bytes.
+        match self.state.consume_fuel(text.len().div_ceil(4) as u64) {
+            Ok(()) => self.text.push_str(text),
+            Err(error) => {
+                self.failure = Some(error);
+                return Err(std::fmt::Error);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::io::Write for Metered<'_, '_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        self.write_str(&text).map_err(std::io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Methods of strings, lists and dictionaries.
-fn method(
-    state: &mut State<'_, '_>,
-    value: &Value,
-    name: &str,
-    args: &[Value],
-) -> Result<Value, Error> {
+fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     let text = value.as_str().zip(args.first().and_then(Value::as_str));
     match (name, text) {
-        ("removeprefix", Some((text, affix))) => {
-            Ok(text.strip_prefix(affix).unwrap_or(text).into())
-        }
-        ("removesuffix", Some((text, affix))) => {
-            Ok(text.strip_suffix(affix).unwrap_or(text).into())
-        }
+        ("removeprefix", Some((text, affix))) => Ok(text.strip_prefix(affix).unwrap_or(text).into()),
+        ("removesuffix", Some((text, affix))) => Ok(text.strip_suffix(affix).unwrap_or(text).into()),
         ("partition", Some((text, separator))) => {
             let (before, after) = text.split_once(separator).unwrap_or((text, ""));
             let found = before.len() < text.len();
-            Ok(vec![before, if found { separator } else { "" }, after].into_iter().map(String::from).collect())
+            Ok(vec![before, if found { separator } else { "" }, after]
+                .into_iter()
+                .map(String::from)
+                .collect())
         }
         ("rpartition", Some((text, separator))) => {
             let (before, after) = text.rsplit_once(separator).unwrap_or(("", text));
             let found = after.len() < text.len();
-            Ok(vec![before, if found { separator } else { "" }, after].into_iter().map(String::from).collect())
+            Ok(vec![before, if found { separator } else { "" }, after]
+                .into_iter()
+                .map(String::from)
+                .collect())
         }
         _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
     }
@@ -79,13 +172,12 @@ fn to_json(state: &State<'_, '_>, value: &Value, options: Kwargs) -> Result<Stri
         Some([item, key]) => (item.clone(), key.clone()),
         _ => (if indent.is_some() { "," } else { ", " }.into(), ": ".into()),
     };
-    let json = serde_json::to_value(value).map_err(|error| {
-        Error::new(ErrorKind::InvalidOperation, format!("tojson: {error}"))
-    })?;
+    let mut metered = Metered::new(state);
+    serde_json::to_writer(&mut metered, value).map_err(|error| metered.cause(error))?;
+    let json: serde_json::Value =
+        serde_json::from_str(&metered.text).map_err(|error| metered.cause(error))?;
     let mut writer = JsonWriter { text: String::new(), indent, item, key, sort_keys };
     writer.value(&json, 0);
-    // Serialising walks the whole value, which costs more than its bytes.
-    state.consume_fuel(writer.text.len() as u64 / 16)?;
     Ok(writer.text)
 }
 

@@ -17,10 +17,7 @@ pub(super) struct Sources {
 /// The templates in the metadata of a GGUF file.
 pub(super) fn in_gguf(meta: &Meta) -> Result<Sources> {
     let get = |key| meta.get::<&str>(key).map(|text| text.map(Into::into));
-    Ok(Sources {
-        main: get("tokenizer.chat_template")?,
-        tool_use: get("tokenizer.chat_template.tool_use")?,
-    })
+    Ok(Sources { main: get("tokenizer.chat_template")?, tool_use: get("tokenizer.chat_template.tool_use")? })
 }
 
 /// The templates of a Hugging Face folder: files of their own, else those in

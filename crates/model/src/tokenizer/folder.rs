@@ -121,9 +121,7 @@ fn spelling(json: &TokenizerJson<'_>) -> Spelling {
     };
     match &json.decoder {
         Some(decoder) if names(decoder, &["ByteLevel"]) => Spelling::ByteLevel,
-        Some(decoder) if names(decoder, &["ByteFallback", "Metaspace", "Replace"]) => {
-            Spelling::Spaced
-        }
+        Some(decoder) if names(decoder, &["ByteFallback", "Metaspace", "Replace"]) => Spelling::Spaced,
         _ => Spelling::Plain,
     }
 }

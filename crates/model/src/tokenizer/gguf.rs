@@ -101,9 +101,7 @@ impl Tokenizer {
             _ => Spelling::Spaced,
         };
         let fallback = match spelling {
-            Spelling::Spaced => {
-                Fallback { bytes: byte_tokens(&vocab), unknown: meta.unknown, fuse: true }
-            }
+            Spelling::Spaced => Fallback { bytes: byte_tokens(&vocab), unknown: meta.unknown, fuse: true },
             _ => Fallback::default(),
         };
         let (normalizer, pre_tokenizer) = text_steps(meta, spelling, family)
@@ -199,9 +197,9 @@ fn ranked(vocab: &Vocab, meta: &GgufVocab<'_>) -> Result<Rule, String> {
     for (rank, merge) in merges.iter().enumerate() {
         // The separator is the first space that is not the first character.
         let first = merge.chars().next().map_or(0, char::len_utf8);
-        let space = merge[first..].find(' ').ok_or_else(|| {
-            field(format!("merge {rank} is {merge:?}; expected two tokens and a space"))
-        })?;
+        let space = merge[first..]
+            .find(' ')
+            .ok_or_else(|| field(format!("merge {rank} is {merge:?}; expected two tokens and a space")))?;
         pairs.push((&merge[..first + space], &merge[first + space + 1..]));
     }
     Rule::ranked(vocab, &pairs).map_err(field)

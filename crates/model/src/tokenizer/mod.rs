@@ -79,8 +79,7 @@ const END_NAMES: &[&str] = &[
 ];
 
 /// Further such names, which in some vocabularies are ordinary text.
-const END_NAMES_IF_SPECIAL: &[&str] =
-    &["</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|EOT|>"];
+const END_NAMES_IF_SPECIAL: &[&str] = &["</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|EOT|>"];
 
 impl Tokenizer {
     fn assemble(mut parts: Parts) -> Result<Self, String> {
@@ -129,9 +128,7 @@ impl Tokenizer {
             pre_tokenizer.pre_tokenize(&mut pieces).map_err(|error| failed(&error))?;
         }
         let mut ids = Vec::with_capacity(text.len() / 3);
-        for (piece, _, token) in
-            pieces.get_splits(OffsetReferential::Normalized, OffsetType::Byte)
-        {
+        for (piece, _, token) in pieces.get_splits(OffsetReferential::Normalized, OffsetType::Byte) {
             match token {
                 Some(tokens) => ids.extend(tokens.iter().map(|token| token.id)),
                 None => self.model.encode(piece, &mut ids).map_err(|error| failed(&error))?,
