@@ -74,7 +74,8 @@ fn at(seconds: u64, format: &str) -> String {
 
 /// Year, month from 0, day from 1 and day of the year from 1.
 fn date(mut days: u64) -> (u64, usize, u64, u64) {
-    let is_leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let is_leap =
+        |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let mut year = 1970;
     while days >= 365 + u64::from(is_leap(year)) {
         days -= 365 + u64::from(is_leap(year));
