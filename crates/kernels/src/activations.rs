@@ -9,23 +9,26 @@ pub(crate) const BLOCK: usize = 32;
 
 /// 32 activations of one row as int8 with their scale and sums: one cache line.
 ///
-/// Element `i` stands for `d * q[i]`, `d = max|x| / 127`. The sums serve weights with an offset:
-/// `sum (w + c) x = sum w x + c sum x`.
+/// Element `i` stands for `d * q[i]`, `d = max|x| / 127`. The sums serve weights that are stored higher than they
+/// are, or have an offset: `sum (w + c) x = sum w x + c sum x`.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Block {
     pub(crate) q: [i8; BLOCK],
     /// Scale.
     pub(crate) d: f32,
-    /// Scale times `sum`.
+    /// Scale times the sum of `q`.
     pub(crate) d_sum: f32,
-    /// Sum of `q`.
-    pub(crate) sum: i32,
-    /// Sums of the first and the second 16 of `q`.
-    pub(crate) half_sums: [i32; 2],
+    /// Scale times the sums of the first and the second 16 of `q`.
+    pub(crate) d_halves: [f32; 2],
+    /// Sum of `q`, negated.
+    pub(crate) minus: i32,
+    /// Sums of the first and the second 16 of `q`, negated.
+    pub(crate) minus_halves: [i32; 2],
 }
 
-const EMPTY: Block = Block { q: [0; BLOCK], d: 0.0, d_sum: 0.0, sum: 0, half_sums: [0; 2] };
+const EMPTY: Block =
+    Block { q: [0; BLOCK], d: 0.0, d_sum: 0.0, d_halves: [0.0; 2], minus: 0, minus_halves: [0; 2] };
 
 /// Input rows of a matrix product. The buffers are kept from call to call and only ever grow.
 #[derive(Debug, Default)]
@@ -115,7 +118,8 @@ fn quantize_block<S: crate::simd::Simd>(x: &[f32], block: &mut Block) {
         let d = largest / 127.0;
         // Not finite or so small that its inverse is not finite: the block counts as zero, or carries
         // the fault on in `d`, which is then not finite either.
-        let inverse = if largest > f32::MIN_POSITIVE * 128.0 && largest.is_finite() { 127.0 / largest } else { 0.0 };
+        let inverse =
+            if largest > f32::MIN_POSITIVE * 128.0 && largest.is_finite() { 127.0 / largest } else { 0.0 };
         for v in 0..vectors {
             let scaled = S::mul(S::load(x.as_ptr().add(v * S::LANES)), S::splat(inverse));
             S::store_i8(block.q.as_mut_ptr().add(v * S::LANES), scaled);
@@ -124,7 +128,9 @@ fn quantize_block<S: crate::simd::Simd>(x: &[f32], block: &mut Block) {
     }
     let sum = |half: &[i8]| half.iter().map(|&q| i32::from(q)).sum::<i32>();
     let (low, high) = block.q.split_at(BLOCK / 2);
-    block.half_sums = [sum(low), sum(high)];
-    block.sum = block.half_sums[0] + block.half_sums[1];
-    block.d_sum = block.d * block.sum as f32;
+    let halves = [sum(low), sum(high)];
+    block.minus_halves = halves.map(|sum| -sum);
+    block.minus = -(halves[0] + halves[1]);
+    block.d_halves = halves.map(|sum| block.d * sum as f32);
+    block.d_sum = block.d * (halves[0] + halves[1]) as f32;
 }

@@ -26,9 +26,7 @@ impl ElementType {
     /// Every supported type.
     pub const ALL: [ElementType; 15] = {
         use ElementType::*;
-        [
-            F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, Iq4Nl, Mxfp4,
-        ]
+        [F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, Iq4Nl, Mxfp4]
     };
 
     /// The name that GGUF tools print, e.g. `Q4_K`.

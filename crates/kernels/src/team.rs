@@ -39,9 +39,7 @@ struct Shared {
 
 impl std::fmt::Debug for Team {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Team")
-            .field("threads", &self.threads())
-            .finish()
+        f.debug_struct("Team").field("threads", &self.threads()).finish()
     }
 }
 
@@ -85,18 +83,12 @@ impl Team {
                 Some((handle, thread))
             })
             .collect();
-        Self {
-            shared,
-            helpers,
-            generation: UnsafeCell::new(0),
-            rest_until: UnsafeCell::new(None),
-        }
+        Self { shared, helpers, generation: UnsafeCell::new(0), rest_until: UnsafeCell::new(None) }
     }
 
     /// Physical cores as far as the system tells, the default size of a team.
     pub fn default_threads() -> usize {
-        physical_cores()
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()))
+        physical_cores().unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()))
     }
 
     /// Threads in the team.
@@ -129,9 +121,7 @@ impl Team {
         unsafe {
             *shared.job.get() = Some(std::mem::transmute::<Job<'_>, Job<'static>>(f));
         }
-        shared
-            .cursor
-            .store(generation << 48 | (blocks as u64) << 24, Release);
+        shared.cursor.store(generation << 48 | (blocks as u64) << 24, Release);
         // Pairs with the fence of a helper about to sleep: either it sees the new cursor or we see it asleep.
         std::sync::atomic::fence(SeqCst);
         if shared.sleepers.load(Relaxed) > 0 {
@@ -211,10 +201,7 @@ impl Shared {
             if next >= blocks {
                 return None;
             }
-            match self
-                .cursor
-                .compare_exchange_weak(word, word + 1, AcqRel, Acquire)
-            {
+            match self.cursor.compare_exchange_weak(word, word + 1, AcqRel, Acquire) {
                 Ok(_) => return Some(next as usize),
                 Err(now) => word = now,
             }

@@ -32,7 +32,7 @@ pub(crate) trait Format: 'static {
     const CODES: usize;
     /// Codes are below 2^BITS.
     const BITS: u32;
-    /// What a code stands above the weight it means.
+    /// What a code stands above the weight it means: zero or a power of two.
     const ZERO: i32;
     /// Whether the weights of a block have two scales, one per 16.
     const SPLIT: bool;
@@ -189,49 +189,63 @@ unsafe fn nibbles<S: Simd>(p: *const u8) -> [S::B; GROUPS] {
     }
 }
 
-/// Bit `g` of the byte vector `v` for group `g`, moved to bit `LEFT`.
-#[inline(always)]
-unsafe fn one_bits<S: Simd, const LEFT: i32>(v: S::B) -> [S::B; GROUPS] {
-    // SAFETY: lane arithmetic.
-    unsafe {
+/// Bit `g` of every byte of `v` as bit `TO` of group `g`, added to `codes`.
+macro_rules! add_one_bit {
+    ($codes:expr, $v:expr, $to:literal) => {{
+        let (c, v): ([S::B; GROUPS], S::B) = ($codes, $v);
         [
-            S::b_bits::<0, LEFT>(v, 1),
-            S::b_bits::<1, LEFT>(v, 1),
-            S::b_bits::<2, LEFT>(v, 1),
-            S::b_bits::<3, LEFT>(v, 1),
-            S::b_bits::<4, LEFT>(v, 1),
-            S::b_bits::<5, LEFT>(v, 1),
-            S::b_bits::<6, LEFT>(v, 1),
-            S::b_bits::<7, LEFT>(v, 1),
+            S::b_or_bits::<{ -$to }>(c[0], v, 1 << $to),
+            S::b_or_bits::<{ 1 - $to }>(c[1], v, 1 << $to),
+            S::b_or_bits::<{ 2 - $to }>(c[2], v, 1 << $to),
+            S::b_or_bits::<{ 3 - $to }>(c[3], v, 1 << $to),
+            S::b_or_bits::<{ 4 - $to }>(c[4], v, 1 << $to),
+            S::b_or_bits::<{ 5 - $to }>(c[5], v, 1 << $to),
+            S::b_or_bits::<{ 6 - $to }>(c[6], v, 1 << $to),
+            S::b_or_bits::<{ 7 - $to }>(c[7], v, 1 << $to),
+        ]
+    }};
+}
+
+/// Bit pairs: groups 0 to 3 in the first vector, 4 to 7 in the second, lowest first.
+#[inline(always)]
+unsafe fn pairs<S: Simd>(p: *const u8) -> [S::B; GROUPS] {
+    // SAFETY: two vectors by contract.
+    unsafe {
+        let (a, b) = (vector::<S>(p, 0), vector::<S>(p, 1));
+        [
+            S::b_bits::<0>(a, 3),
+            S::b_bits::<2>(a, 3),
+            S::b_bits::<4>(a, 3),
+            S::b_bits::<6>(a, 3),
+            S::b_bits::<0>(b, 3),
+            S::b_bits::<2>(b, 3),
+            S::b_bits::<4>(b, 3),
+            S::b_bits::<6>(b, 3),
         ]
     }
 }
 
-/// Two bits per group: groups 0 to 3 in `a`, 4 to 7 in `b`, moved to bit `LEFT`.
+/// Six bits: of each three vectors the low six bits are a group each, and the top two together a fourth.
 #[inline(always)]
-unsafe fn two_bits<S: Simd, const LEFT: i32>(a: S::B, b: S::B) -> [S::B; GROUPS] {
-    // SAFETY: lane arithmetic.
+unsafe fn sixes<S: Simd>(p: *const u8) -> [S::B; GROUPS] {
+    // SAFETY: six vectors by contract.
     unsafe {
+        let v = [0, 1, 2, 3, 4, 5].map(|i| vector::<S>(p, i));
+        let fourth = |a, b, c| {
+            let ab = S::b_merge::<4>(S::b_bits::<6>(a, 3), b, 3);
+            S::b_bits::<0>(S::b_merge::<2>(ab, c, 15), 63)
+        };
         [
-            S::b_bits::<0, LEFT>(a, 3),
-            S::b_bits::<2, LEFT>(a, 3),
-            S::b_bits::<4, LEFT>(a, 3),
-            S::b_bits::<6, LEFT>(a, 3),
-            S::b_bits::<0, LEFT>(b, 3),
-            S::b_bits::<2, LEFT>(b, 3),
-            S::b_bits::<4, LEFT>(b, 3),
-            S::b_bits::<6, LEFT>(b, 3),
+            S::b_bits::<0>(v[0], 63),
+            S::b_bits::<0>(v[1], 63),
+            S::b_bits::<0>(v[2], 63),
+            fourth(v[0], v[1], v[2]),
+            S::b_bits::<0>(v[3], 63),
+            S::b_bits::<0>(v[4], 63),
+            S::b_bits::<0>(v[5], 63),
+            fourth(v[3], v[4], v[5]),
         ]
     }
-}
-
-#[inline(always)]
-unsafe fn or_all<S: Simd>(mut a: [S::B; GROUPS], b: [S::B; GROUPS]) -> [S::B; GROUPS] {
-    for g in 0..GROUPS {
-        // SAFETY: lane arithmetic.
-        a[g] = unsafe { S::b_or(a[g], b[g]) };
-    }
-    a
 }
 
 code_form!(
@@ -240,19 +254,19 @@ code_form!(
 );
 code_form!(
     /// Four bits, then the fifth of all groups in one vector.
-    U5, bytes 20, bits 5, |p| or_all::<S>(nibbles::<S>(p), one_bits::<S, 4>(vector::<S>(p, 4)))
+    U5, bytes 20, bits 5, |p| add_one_bit!(nibbles::<S>(p), vector::<S>(p, 4), 4)
 );
 code_form!(
-    /// Four bits, then two more of four groups each in two vectors.
-    U6, bytes 24, bits 6, |p| or_all::<S>(nibbles::<S>(p), two_bits::<S, 4>(vector::<S>(p, 4), vector::<S>(p, 5)))
+    /// Six bits.
+    U6, bytes 24, bits 6, |p| sixes::<S>(p)
 );
 code_form!(
-    /// Two bits of four groups each in two vectors.
-    U2, bytes 8, bits 2, |p| two_bits::<S, 0>(vector::<S>(p, 0), vector::<S>(p, 1))
+    /// Two bits.
+    U2, bytes 8, bits 2, |p| pairs::<S>(p)
 );
 code_form!(
-    /// Two bits as [`U2`], then the third of all groups in one vector.
-    U3, bytes 12, bits 3, |p| or_all::<S>(two_bits::<S, 0>(vector::<S>(p, 0), vector::<S>(p, 1)), one_bits::<S, 2>(vector::<S>(p, 2)))
+    /// Two bits, then the third of all groups in one vector.
+    U3, bytes 12, bits 3, |p| add_one_bit!(pairs::<S>(p), vector::<S>(p, 2), 2)
 );
 code_form!(
     /// Whole bytes.
@@ -266,14 +280,14 @@ code_form!(
     Nl4, bytes 16, bits 8, |p| lookup::<S>(&IQ4_NL, nibbles::<S>(p))
 );
 code_form!(
-    /// Four bits that index the E2M1 values, doubled and each 12 higher.
+    /// Four bits that index the E2M1 values, doubled and each 16 higher.
     E2m1, bytes 16, bits 5, |p| lookup::<S>(&E2M1, nibbles::<S>(p))
 );
 
 /// IQ4_NL's values plus 128.
 pub(crate) const IQ4_NL: [u8; 16] = [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241];
-/// E2M1's values doubled (0, 1, 2, 3, 4, 6, 8, 12 and their negatives) plus 12.
-pub(crate) const E2M1: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
+/// E2M1's values doubled (0, 1, 2, 3, 4, 6, 8, 12 and their negatives) plus 16.
+pub(crate) const E2M1: [u8; 16] = [16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4];
 
 #[inline(always)]
 unsafe fn lookup<S: Simd>(table: &[u8; 16], mut codes: [S::B; GROUPS]) -> [S::B; GROUPS] {
@@ -326,4 +340,4 @@ pub(crate) type Q4K = Packed<K32, U4, 0>;
 pub(crate) type Q5K = Packed<K32, U5, 0>;
 pub(crate) type Q6K = Packed<Signed16, U6, 32>;
 pub(crate) type Iq4Nl = Packed<D, Nl4, 128>;
-pub(crate) type Mxfp4 = Packed<Power, E2m1, 12>;
+pub(crate) type Mxfp4 = Packed<Power, E2m1, 16>;

@@ -7,9 +7,21 @@ use super::format::{Format, GROUPS};
 use crate::activations::Block;
 use crate::simd::Simd;
 
-/// What a code stands above its weight, as [`Simd::dot_codes`] sees codes.
-const fn zero<S: Simd, F: Format>() -> i32 {
-    if F::BITS == 8 { F::ZERO - (128 - S::EIGHT_BIT_BIAS) } else { F::ZERO }
+/// The sum to start a dot product with, given the negated sum of its activations: what the codes stand above
+/// their weights is taken back.
+#[inline(always)]
+unsafe fn start<S: Simd, F: Format>(minus: *const i32) -> S::I {
+    // SAFETY: the caller guarantees an i32 and the instruction set.
+    unsafe {
+        match if F::BITS == 8 { F::ZERO - (128 - S::EIGHT_BIT_BIAS) } else { F::ZERO } {
+            4 => S::i_splat_shl::<2>(minus),
+            8 => S::i_splat_shl::<3>(minus),
+            16 => S::i_splat_shl::<4>(minus),
+            32 => S::i_splat_shl::<5>(minus),
+            128 => S::i_splat_shl::<7>(minus),
+            _ => S::i_zero(),
+        }
+    }
 }
 
 /// Products of a quantised panel over `supers` super-blocks with `T` rows.
@@ -63,20 +75,17 @@ unsafe fn block<S: Simd, F: Format>(
     unsafe {
         let x = &*x;
         let q = x.q.as_ptr();
-        let zero = const { zero::<S, F>() };
         let weighted = if F::SPLIT {
-            let [low, high]: [[S::B; 4]; 2] = std::array::from_fn(|h| std::array::from_fn(|g| codes[4 * h + g]));
-            let start = |half: usize| S::i_splat(if zero == 0 { 0 } else { -zero * x.half_sums[half] });
-            let low = S::i_to_f(S::dot_codes::<6, 4>(start(0), &low, q));
-            let high = S::i_to_f(S::dot_codes::<6, 4>(start(1), &high, q.add(16)));
-            S::fma(high, scales.scale[1], S::mul(low, scales.scale[0]))
+            let low = S::dot_codes::<6, 0, 4>(start::<S, F>(&x.minus_halves[0]), codes, q);
+            let high = S::dot_codes::<6, 4, 8>(start::<S, F>(&x.minus_halves[1]), codes, q);
+            S::fma(S::i_to_f(high), scales.scale[1], S::mul(S::i_to_f(low), scales.scale[0]))
         } else {
-            let start = S::i_splat(if zero == 0 { 0 } else { -zero * x.sum });
+            let start = start::<S, F>(&x.minus);
             let dot = match F::BITS {
-                0..=4 => S::dot_codes::<4, GROUPS>(start, codes, q),
-                5 => S::dot_codes::<5, GROUPS>(start, codes, q),
-                6 => S::dot_codes::<6, GROUPS>(start, codes, q),
-                _ => S::dot_codes::<8, GROUPS>(start, codes, q),
+                0..=4 => S::dot_codes::<4, 0, GROUPS>(start, codes, q),
+                5 => S::dot_codes::<5, 0, GROUPS>(start, codes, q),
+                6 => S::dot_codes::<6, 0, GROUPS>(start, codes, q),
+                _ => S::dot_codes::<8, 0, GROUPS>(start, codes, q),
             };
             S::mul(S::i_to_f(dot), scales.scale[0])
         };
@@ -84,7 +93,7 @@ unsafe fn block<S: Simd, F: Format>(
         if !F::OFFSET {
             acc
         } else if F::SPLIT {
-            let sums = x.half_sums.map(|sum| S::splat(x.d * sum as f32));
+            let sums = x.d_halves.map(|sum| S::splat(sum));
             S::fma(scales.offset[1], sums[1], S::fma(scales.offset[0], sums[0], acc))
         } else {
             S::fma(scales.offset[0], S::splat(x.d_sum), acc)

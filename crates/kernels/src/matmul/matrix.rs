@@ -63,7 +63,13 @@ impl Matrix {
     ///
     /// # Errors
     /// When the bytes do not fit the shape, or memory is refused.
-    pub fn pack(team: &Team, ty: ElementType, bytes: &[u8], rows: usize, cols: usize) -> Result<Self, MatrixError> {
+    pub fn pack(
+        team: &Team,
+        ty: ElementType,
+        bytes: &[u8],
+        rows: usize,
+        cols: usize,
+    ) -> Result<Self, MatrixError> {
         let stored_row = ty.row_bytes(cols).ok_or(MatrixError::Width { ty, cols })?;
         let expected = stored_row.checked_mul(rows).ok_or(MatrixError::Memory { bytes: usize::MAX })?;
         if bytes.len() != expected {

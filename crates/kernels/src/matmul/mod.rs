@@ -90,7 +90,8 @@ pub fn matmul(team: &Team, x: &Activations, jobs: &mut [Job<'_>]) {
         let per_block = panels_per_block(job.matrix);
         let panels = first * per_block..((first + 1) * per_block).min(job.matrix.panels());
         let out = Shared::behind(&job.out);
-        let work = Work { matrix: job.matrix, x, rows: &job.rows, count: count(&job.rows, x), out, add: job.add };
+        let work =
+            Work { matrix: job.matrix, x, rows: &job.rows, count: count(&job.rows, x), out, add: job.add };
         run_panels(&work, panels);
     });
 }
@@ -220,7 +221,8 @@ fn quantized_panels<S: Simd, F: format::Format>(work: &Work<'_>, panels: Range<u
                 for panel in panels.clone() {
                     // SAFETY: a panel holds `supers` super-blocks, a row that many activation blocks; `S` was
                     // checked for.
-                    let sums = unsafe { kernel::tile::<S, F, $n>(work.matrix.panel(panel).as_ptr(), supers, x) };
+                    let sums =
+                        unsafe { kernel::tile::<S, F, $n>(work.matrix.panel(panel).as_ptr(), supers, x) };
                     store::<S, $n>(work, panel, i, sums);
                 }
             }
@@ -242,7 +244,8 @@ fn float_panels<S: Simd, W: FloatForm>(work: &Work<'_>, panels: Range<usize>) {
                 let x: [*const f32; $n] = std::array::from_fn(|t| work.x.row(work.row(i + t)).as_ptr());
                 for panel in panels.clone() {
                     // SAFETY: a panel holds `k` weights a row, a row `k` values; `S` was checked for.
-                    let sums = unsafe { kernel::float_tile::<S, W, $n>(work.matrix.panel(panel).as_ptr(), k, x) };
+                    let sums =
+                        unsafe { kernel::float_tile::<S, W, $n>(work.matrix.panel(panel).as_ptr(), k, x) };
                     store::<S, $n>(work, panel, i, sums);
                 }
             }

@@ -111,7 +111,8 @@ pub(crate) fn pack_row(ty: ElementType, stored: &[u8], layout: Layout, lane: usi
         return;
     }
     let stored_super = ty.block_bytes();
-    for (stored, bytes) in stored.chunks_exact(stored_super).zip(panel.chunks_exact_mut(layout.super_bytes())) {
+    for (stored, bytes) in stored.chunks_exact(stored_super).zip(panel.chunks_exact_mut(layout.super_bytes()))
+    {
         pack_super(ty, stored, &mut Lane { bytes, layout, lane });
     }
 }
@@ -228,7 +229,8 @@ fn high_bits(qh: &[u8], vector: usize, lane: &mut Lane<'_>) {
 /// Two bits of 32 elements, at `shift` in 32 bytes, into vectors `vector` and `vector + 1`.
 fn bit_pairs(bytes: &[u8], shift: usize, block: usize, vector: usize, lane: &mut Lane<'_>) {
     for half in 0..2 {
-        let bits = (0..4).fold(0, |out, g| out | (word(bytes, 4 * half + g) >> shift & 0x0303_0303) << (2 * g));
+        let bits =
+            (0..4).fold(0, |out, g| out | (word(bytes, 4 * half + g) >> shift & 0x0303_0303) << (2 * g));
         lane.word(block, vector + half, bits);
     }
 }
@@ -241,12 +243,17 @@ fn pack_q6_k(b: &[u8], lane: &mut Lane<'_>) {
         lane.byte_scale(block, 0, b[192 + 2 * block]);
         lane.byte_scale(block, 1, b[193 + 2 * block]);
         // Quarters 0 and 1 are the low, 2 and 3 the high nibbles of the same two runs of 32 bytes.
-        let ql = &b[64 * half + 32 * (quarter % 2)..][..32];
-        let nibble = |v| word(ql, v) >> (4 * (quarter / 2)) & LOW;
-        for v in 0..4 {
-            lane.word(block, v, nibble(v) | nibble(v + 4) << 4);
+        let (ql, qh) = (&b[64 * half + 32 * (quarter % 2)..][..32], &b[128 + 32 * half..][..32]);
+        let code = |g: usize| {
+            word(ql, g) >> (4 * (quarter / 2)) & LOW | (word(qh, g) >> (2 * quarter) & 0x0303_0303) << 4
+        };
+        for three in 0..2 {
+            let last = code(4 * three + 3);
+            for v in 0..3 {
+                let top = last >> (2 * v) & 0x0303_0303;
+                lane.word(block, 3 * three + v, code(4 * three + v) | top << 6);
+            }
         }
-        bit_pairs(&b[128 + 32 * half..][..32], 2 * quarter, block, 4, lane);
     }
 }
 

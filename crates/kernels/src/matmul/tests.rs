@@ -75,7 +75,11 @@ fn unpacking_gives_the_dequantised_row_for_every_type() {
         for r in 0..rows {
             matrix.row(r, &mut row);
             for (k, (a, b)) in row.iter().zip(&expected[r * cols..]).enumerate() {
-                assert!((a - b).abs() <= 1e-6 * b.abs().max(1e-3), "{} row {r} element {k}: {a} for {b}", ty.name());
+                assert!(
+                    (a - b).abs() <= 1e-6 * b.abs().max(1e-3),
+                    "{} row {r} element {k}: {a} for {b}",
+                    ty.name()
+                );
             }
         }
     }
@@ -99,7 +103,11 @@ fn products_are_close_to_those_of_the_dequantised_weights() {
             let size: f64 = pairs().map(|(a, b)| (f64::from(*a) * f64::from(*b)).powi(2)).sum::<f64>().sqrt();
             // int8 activations err by up to 1/254 of the block's largest, at random.
             let allowed = if ty.is_quantized() { 0.02 } else { 1e-5 } * size;
-            assert!((f64::from(got) - exact).abs() <= allowed, "{} [{t},{r}]: {got} for {exact} +- {allowed}", ty.name());
+            assert!(
+                (f64::from(got) - exact).abs() <= allowed,
+                "{} [{t},{r}]: {got} for {exact} +- {allowed}",
+                ty.name()
+            );
         }
     }
 }

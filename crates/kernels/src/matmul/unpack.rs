@@ -40,13 +40,19 @@ impl Lane<'_> {
     fn code(&self, ty: ElementType, block: usize, g: usize, j: usize) -> u8 {
         use ElementType as T;
         let nibble = || self.bits(block, g % 4, j, 4 * (g / 4), 4);
-        let pair = |vector: usize| self.bits(block, vector + g / 4, j, 2 * (g % 4), 2);
+        let pair = || self.bits(block, g / 4, j, 2 * (g % 4), 2);
         let one = |vector: usize| self.bits(block, vector, j, g, 1);
         match ty {
             T::Q5_0 | T::Q5_1 | T::Q5K => nibble() | one(4) << 4,
-            T::Q6K => nibble() | pair(4) << 4,
-            T::Q2K => pair(0),
-            T::Q3K => pair(0) | one(2) << 2,
+            T::Q6K => {
+                let first = 3 * (g / 4);
+                match g % 4 {
+                    3 => (0..3).fold(0, |code, v| code | self.bits(block, first + v, j, 6, 2) << (2 * v)),
+                    v => self.bits(block, first + v, j, 0, 6),
+                }
+            }
+            T::Q2K => pair(),
+            T::Q3K => pair() | one(2) << 2,
             T::Q8_0 => self.bits(block, g, j, 0, 8),
             T::Iq4Nl => IQ4_NL[usize::from(nibble())],
             T::Mxfp4 => E2M1[usize::from(nibble())],
@@ -96,7 +102,7 @@ pub(super) fn unpack_row(ty: ElementType, panel: &[u8], layout: Layout, lane: us
         T::Q8_0 | T::Iq4Nl => 128.0,
         T::Q3K => 4.0,
         T::Q6K => 32.0,
-        T::Mxfp4 => 12.0,
+        T::Mxfp4 => 16.0,
         _ => 0.0,
     };
     let super_len = 32 * layout.blocks;

@@ -4,9 +4,8 @@ use super::QuantError;
 use crate::ElementType;
 
 /// Values of the IQ4_NL codes: sixteen unevenly spaced levels of a signed byte.
-pub(super) const IQ4_NL: [i8; 16] = [
-    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
-];
+pub(super) const IQ4_NL: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Values of the MXFP4 codes (E2M1: sign, two bits of exponent, one of mantissa), doubled so that
 /// they are integers; [`half_power`] halves the scale in return.
@@ -30,11 +29,7 @@ pub(super) fn half_power(e: u8) -> f32 {
 pub fn mxfp4_from_pairs(packed: &[u8], scales: &[u8], out: &mut Vec<u8>) -> Result<(), QuantError> {
     if scales.len().checked_mul(16) != Some(packed.len()) {
         let (bytes, elements) = (packed.len() + scales.len(), scales.len().saturating_mul(32));
-        return Err(QuantError::Length {
-            ty: ElementType::Mxfp4,
-            bytes,
-            elements,
-        });
+        return Err(QuantError::Length { ty: ElementType::Mxfp4, bytes, elements });
     }
     out.reserve(packed.len() + scales.len());
     for (pairs, &scale) in packed.as_chunks::<16>().0.iter().zip(scales) {

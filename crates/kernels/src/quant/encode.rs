@@ -13,35 +13,20 @@ use half::f16;
 /// and, scaled to a block, within the range of `f16`.
 pub fn quantize(ty: ElementType, values: &[f32], out: &mut Vec<u8>) -> Result<(), QuantError> {
     let Some(bytes) = ty.row_bytes(values.len()) else {
-        return Err(QuantError::Partial {
-            ty,
-            elements: values.len(),
-        });
+        return Err(QuantError::Partial { ty, elements: values.len() });
     };
     match ty {
         ElementType::Q8_0 => {
             out.reserve(bytes);
-            values
-                .as_chunks()
-                .0
-                .iter()
-                .for_each(|block| q8_0(block, out));
+            values.as_chunks().0.iter().for_each(|block| q8_0(block, out));
         }
         ElementType::Q4_0 => {
             out.reserve(bytes);
-            values
-                .as_chunks()
-                .0
-                .iter()
-                .for_each(|block| q4_0(block, out));
+            values.as_chunks().0.iter().for_each(|block| q4_0(block, out));
         }
         ElementType::Q4K => {
             out.reserve(bytes);
-            values
-                .as_chunks()
-                .0
-                .iter()
-                .for_each(|block| q4_k(block, out));
+            values.as_chunks().0.iter().for_each(|block| q4_k(block, out));
         }
         _ => return Err(QuantError::NoEncoder(ty)),
     }
@@ -53,24 +38,17 @@ fn q8_0(x: &[f32; 32], out: &mut Vec<u8>) {
     let d = f16::from_f32(largest / 127.0);
     let inverse = reciprocal(d.to_f32());
     out.extend(d.to_le_bytes());
-    out.extend(
-        x.iter()
-            .map(|v| ((v * inverse).round().clamp(-127.0, 127.0) as i8).cast_unsigned()),
-    );
+    out.extend(x.iter().map(|v| ((v * inverse).round().clamp(-127.0, 127.0) as i8).cast_unsigned()));
 }
 
 /// Tries scales around the one that maps the largest value to -8, refines each by least squares
 /// for the codes it leads to, and keeps the one with the smallest squared error.
 fn q4_0(x: &[f32; 32], out: &mut Vec<u8>) {
-    let extreme = x
-        .iter()
-        .fold(0f32, |a, &v| if v.abs() > a.abs() { v } else { a });
+    let extreme = x.iter().fold(0f32, |a, &v| if v.abs() > a.abs() { v } else { a });
     let code = |v: f32, inverse: f32| (v * inverse).round().clamp(-8.0, 7.0);
     let error = |d: f32| {
         let inverse = reciprocal(d);
-        x.iter()
-            .map(|&v| (code(v, inverse) * d - v).powi(2))
-            .sum::<f32>()
+        x.iter().map(|&v| (code(v, inverse) * d - v).powi(2)).sum::<f32>()
     };
     let mut d = stored(extreme / -8.0);
     let mut least = error(d);
@@ -182,12 +160,7 @@ fn q4_k(x: &[f32; 256], out: &mut Vec<u8>) {
     out.extend((0..4).map(|g| m[g] | m[g + 4] >> 4 << 6));
     out.extend((0..4).map(|g| s[g + 4] & 15 | m[g + 4] << 4));
     for pair in codes.as_chunks::<2>().0 {
-        out.extend(
-            pair[0]
-                .iter()
-                .zip(&pair[1])
-                .map(|(low, high)| low | high << 4),
-        );
+        out.extend(pair[0].iter().zip(&pair[1]).map(|(low, high)| low | high << 4));
     }
 }
 
@@ -230,9 +203,7 @@ fn fit_group(x: &[f32; 32], weights: &[f32; 32]) -> (f32, f32) {
         if scale <= 0.0 {
             continue;
         }
-        let error: f32 = (0..32)
-            .map(|i| weights[i] * (scale * codes[i] - min - x[i]).powi(2))
-            .sum();
+        let error: f32 = (0..32).map(|i| weights[i] * (scale * codes[i] - min - x[i]).powi(2)).sum();
         if error < least {
             (best, least) = ((scale, min), error);
         }

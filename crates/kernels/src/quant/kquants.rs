@@ -18,9 +18,7 @@ fn two_bits(qs: &[u8], codes: &mut [u8]) {
     for (plane, codes) in codes.chunks_exact_mut(32).enumerate() {
         let run = &qs[plane / 4 * 32..][..32];
         let shift = plane % 4 * 2;
-        run.iter()
-            .zip(codes)
-            .for_each(|(&byte, code)| *code = byte >> shift & 3);
+        run.iter().zip(codes).for_each(|(&byte, code)| *code = byte >> shift & 3);
     }
 }
 
@@ -29,18 +27,14 @@ fn four_bits(qs: &[u8], codes: &mut [u8]) {
     for (plane, codes) in codes.chunks_exact_mut(32).enumerate() {
         let run = &qs[plane / 2 * 32..][..32];
         let shift = plane % 2 * 4;
-        run.iter()
-            .zip(codes)
-            .for_each(|(&byte, code)| *code = byte >> shift & 15);
+        run.iter().zip(codes).for_each(|(&byte, code)| *code = byte >> shift & 15);
     }
 }
 
 /// Adds one more bit per code: bit `plane` of byte `l` belongs to element `l` of that plane.
 fn add_high_bit(high: &[u8], weight: u8, codes: &mut [u8]) {
     for (plane, codes) in codes.chunks_exact_mut(32).enumerate() {
-        high.iter()
-            .zip(codes)
-            .for_each(|(&byte, code)| *code |= (byte >> plane & 1) * weight);
+        high.iter().zip(codes).for_each(|(&byte, code)| *code |= (byte >> plane & 1) * weight);
     }
 }
 
@@ -94,24 +88,14 @@ pub(super) fn q3_scales(block: &[u8]) -> Scales {
         let high = packed[8 + g % 4] >> (g / 4 * 2) & 3;
         (low | high << 4).cast_signed() - 32
     };
-    Scales {
-        d: half_at(block, 108),
-        m: 0.0,
-        scales: std::array::from_fn(scale),
-        mins: [0; 16],
-    }
+    Scales { d: half_at(block, 108), m: 0.0, scales: std::array::from_fn(scale), mins: [0; 16] }
 }
 
 /// Eight six-bit scales and minima. The first four of each are the low six bits of a byte; the
 /// others have their low nibbles in the last four bytes and their upper bits atop the first eight.
 pub(super) fn q45_scales(block: &[u8]) -> Scales {
     let packed = &block[4..16];
-    let mut result = Scales {
-        d: half_at(block, 0),
-        m: -half_at(block, 2),
-        scales: [0; 16],
-        mins: [0; 16],
-    };
+    let mut result = Scales { d: half_at(block, 0), m: -half_at(block, 2), scales: [0; 16], mins: [0; 16] };
     for g in 0..4 {
         let (scale, min, both) = (packed[g], packed[g + 4], packed[g + 8]);
         result.scales[g] = (scale & 63).cast_signed();

@@ -59,23 +59,11 @@ pub const fn packing(ty: ElementType) -> Option<Packing> {
 }
 
 const fn linear(group_len: usize, code_bits: u32, offset: u8, has_min: bool) -> Option<Packing> {
-    Some(Packing {
-        group_len,
-        code_bits,
-        offset,
-        codebook: None,
-        has_min,
-    })
+    Some(Packing { group_len, code_bits, offset, codebook: None, has_min })
 }
 
 const fn table(values: &'static [i8; 16]) -> Option<Packing> {
-    Some(Packing {
-        group_len: 32,
-        code_bits: 4,
-        offset: 0,
-        codebook: Some(values),
-        has_min: false,
-    })
+    Some(Packing { group_len: 32, code_bits: 4, offset: 0, codebook: Some(values), has_min: false })
 }
 
 /// The scales of one block; only the first `block_len / group_len` entries are meaningful.
@@ -94,12 +82,7 @@ pub struct Scales {
 impl Scales {
     /// One scale and one minimum for the whole block.
     fn single(d: f32, m: f32) -> Self {
-        let mut one = Self {
-            d,
-            m,
-            scales: [0; 16],
-            mins: [0; 16],
-        };
+        let mut one = Self { d, m, scales: [0; 16], mins: [0; 16] };
         one.scales[0] = 1;
         one.mins[0] = 1;
         one
@@ -114,18 +97,8 @@ impl Scales {
 /// If `ty` is not quantised, or `block` or `codes` is not exactly one block long.
 pub fn unpack_codes(ty: ElementType, block: &[u8], codes: &mut [u8]) {
     use ElementType::*;
-    assert_eq!(
-        block.len(),
-        ty.block_bytes(),
-        "bytes of one {} block",
-        ty.name()
-    );
-    assert_eq!(
-        codes.len(),
-        ty.block_len(),
-        "codes of one {} block",
-        ty.name()
-    );
+    assert_eq!(block.len(), ty.block_bytes(), "bytes of one {} block", ty.name());
+    assert_eq!(codes.len(), ty.block_len(), "codes of one {} block", ty.name());
     match ty {
         F32 | F16 | BF16 => panic!("{} has no codes", ty.name()),
         Q4_0 | Iq4Nl => legacy::nibbles(&block[2..], codes),
@@ -148,12 +121,7 @@ pub fn unpack_codes(ty: ElementType, block: &[u8], codes: &mut [u8]) {
 /// If `ty` is not quantised, or `block` is not exactly one block long.
 pub fn unpack_scales(ty: ElementType, block: &[u8]) -> Scales {
     use ElementType::*;
-    assert_eq!(
-        block.len(),
-        ty.block_bytes(),
-        "bytes of one {} block",
-        ty.name()
-    );
+    assert_eq!(block.len(), ty.block_bytes(), "bytes of one {} block", ty.name());
     match ty {
         F32 | F16 | BF16 => panic!("{} has no scales", ty.name()),
         Q4_0 | Q5_0 | Q8_0 | Iq4Nl => Scales::single(half_at(block, 0), 0.0),
@@ -171,30 +139,20 @@ pub fn unpack_scales(ty: ElementType, block: &[u8]) -> Scales {
 /// Any byte content is accepted: non-finite scales give non-finite values.
 pub fn dequantize(ty: ElementType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
     if ty.row_bytes(out.len()) != Some(bytes.len()) {
-        return Err(QuantError::Length {
-            ty,
-            bytes: bytes.len(),
-            elements: out.len(),
-        });
+        return Err(QuantError::Length { ty, bytes: bytes.len(), elements: out.len() });
     }
     match ty {
         ElementType::F32 => {
             let (words, _) = bytes.as_chunks::<4>();
-            out.iter_mut()
-                .zip(words)
-                .for_each(|(o, w)| *o = f32::from_le_bytes(*w));
+            out.iter_mut().zip(words).for_each(|(o, w)| *o = f32::from_le_bytes(*w));
         }
         ElementType::F16 => {
             let (words, _) = bytes.as_chunks::<2>();
-            out.iter_mut()
-                .zip(words)
-                .for_each(|(o, w)| *o = f16::from_le_bytes(*w).to_f32());
+            out.iter_mut().zip(words).for_each(|(o, w)| *o = f16::from_le_bytes(*w).to_f32());
         }
         ElementType::BF16 => {
             let (words, _) = bytes.as_chunks::<2>();
-            out.iter_mut()
-                .zip(words)
-                .for_each(|(o, w)| *o = bf16::from_le_bytes(*w).to_f32());
+            out.iter_mut().zip(words).for_each(|(o, w)| *o = bf16::from_le_bytes(*w).to_f32());
         }
         _ => {
             let blocks = bytes.chunks_exact(ty.block_bytes());
@@ -213,9 +171,7 @@ fn decode_block(ty: ElementType, block: &[u8], out: &mut [f32]) {
     let codes = &mut codes[..ty.block_len()];
     unpack_codes(ty, block, codes);
     let Scales { d, m, scales, mins } = unpack_scales(ty, block);
-    let groups = out
-        .chunks_exact_mut(packing.group_len)
-        .zip(codes.chunks_exact(packing.group_len));
+    let groups = out.chunks_exact_mut(packing.group_len).zip(codes.chunks_exact(packing.group_len));
     for (g, (out, codes)) in groups.enumerate() {
         let d = d * f32::from(scales[g]);
         let m = m * f32::from(mins[g]);
@@ -263,11 +219,7 @@ pub enum QuantError {
 impl std::fmt::Display for QuantError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match *self {
-            Self::Length {
-                ty,
-                bytes,
-                elements,
-            } => write!(
+            Self::Length { ty, bytes, elements } => write!(
                 f,
                 "{bytes} bytes of {} do not encode {elements} elements (a block is {} elements in {} bytes)",
                 ty.name(),
@@ -281,11 +233,7 @@ impl std::fmt::Display for QuantError {
                 ty.block_len()
             ),
             Self::NoEncoder(ty) => {
-                write!(
-                    f,
-                    "cannot quantize to {}: expected Q8_0, Q4_0 or Q4_K",
-                    ty.name()
-                )
+                write!(f, "cannot quantize to {}: expected Q8_0, Q4_0 or Q4_K", ty.name())
             }
         }
     }

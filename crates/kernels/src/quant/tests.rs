@@ -6,9 +6,7 @@ use proptest::prelude::*;
 
 const QUANTIZED: [ElementType; 12] = {
     use ElementType::*;
-    [
-        Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, Iq4Nl, Mxfp4,
-    ]
+    [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, Iq4Nl, Mxfp4]
 };
 
 fn decoded(ty: ElementType, bytes: &[u8]) -> Vec<f32> {
@@ -26,9 +24,7 @@ fn weights(n: usize) -> Vec<f32> {
         state ^= state << 17;
         (state >> 40) as f32 / (1u64 << 24) as f32
     };
-    (0..n)
-        .map(|_| ((0..12).map(|_| uniform()).sum::<f32>() - 6.0) * 0.04)
-        .collect()
+    (0..n).map(|_| ((0..12).map(|_| uniform()).sum::<f32>() - 6.0) * 0.04).collect()
 }
 
 fn relative_error(ty: ElementType) -> f32 {
@@ -43,21 +39,9 @@ fn relative_error(ty: ElementType) -> f32 {
 #[test]
 fn encoders_are_accurate() {
     // Plain rounding to the span of a block gives 0.0057, 0.096 and 0.078 on this data.
-    assert!(
-        relative_error(ElementType::Q8_0) < 0.0060,
-        "{}",
-        relative_error(ElementType::Q8_0)
-    );
-    assert!(
-        relative_error(ElementType::Q4_0) < 0.090,
-        "{}",
-        relative_error(ElementType::Q4_0)
-    );
-    assert!(
-        relative_error(ElementType::Q4K) < 0.076,
-        "{}",
-        relative_error(ElementType::Q4K)
-    );
+    assert!(relative_error(ElementType::Q8_0) < 0.0060, "{}", relative_error(ElementType::Q8_0));
+    assert!(relative_error(ElementType::Q4_0) < 0.090, "{}", relative_error(ElementType::Q4_0));
+    assert!(relative_error(ElementType::Q4K) < 0.076, "{}", relative_error(ElementType::Q4K));
 }
 
 #[test]
@@ -67,11 +51,7 @@ fn encoders_keep_simple_blocks() {
             let mut bytes = Vec::new();
             quantize(ty, &[value; 512], &mut bytes).unwrap();
             for v in decoded(ty, &bytes) {
-                assert!(
-                    (v - value).abs() <= 4e-3 * value.abs(),
-                    "{} {value} {v}",
-                    ty.name()
-                );
+                assert!((v - value).abs() <= 4e-3 * value.abs(), "{} {value} {v}", ty.name());
             }
         }
     }
@@ -103,14 +83,10 @@ fn powers_of_two_reach_the_subnormals() {
 
 #[test]
 fn mxfp4_pairs_keep_element_order() {
-    let packed: Vec<u8> = (0..16)
-        .map(|j| (2 * j) % 16 | ((2 * j + 1) % 16) << 4)
-        .collect();
+    let packed: Vec<u8> = (0..16).map(|j| (2 * j) % 16 | ((2 * j + 1) % 16) << 4).collect();
     let mut bytes = Vec::new();
     mxfp4_from_pairs(&packed, &[129], &mut bytes).unwrap();
-    let expected: Vec<f32> = (0..32)
-        .map(|i| f32::from(codebook::E2M1_DOUBLED[i % 16]) * 2.0)
-        .collect();
+    let expected: Vec<f32> = (0..32).map(|i| f32::from(codebook::E2M1_DOUBLED[i % 16]) * 2.0).collect();
     assert_eq!(decoded(ElementType::Mxfp4, &bytes), expected);
 }
 

@@ -53,9 +53,7 @@ impl Simd for Avx2 {
     unsafe fn load_bf16(p: *const u16) -> Self::F {
         // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
         unsafe {
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(
-                _mm_loadu_si128(p.cast()),
-            )))
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()))))
         }
     }
     #[inline(always)]
@@ -142,11 +140,6 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn i_splat(x: i32) -> Self::I {
-        // SAFETY: the caller guarantees the instruction set.
-        unsafe { _mm256_set1_epi32(x) }
-    }
-    #[inline(always)]
     unsafe fn i_to_f(a: Self::I) -> Self::F {
         // SAFETY: the caller guarantees the instruction set.
         unsafe { _mm256_cvtepi32_ps(a) }
@@ -156,10 +149,7 @@ impl Simd for Avx2 {
         // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
         unsafe {
             let wide = _mm256_cvtps_epi32(v);
-            let short = _mm_packs_epi32(
-                _mm256_castsi256_si128(wide),
-                _mm256_extracti128_si256::<1>(wide),
-            );
+            let short = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256::<1>(wide));
             _mm_storel_epi64(p.cast(), _mm_packs_epi16(short, short))
         }
     }
@@ -179,34 +169,37 @@ impl Simd for Avx2 {
         unsafe { _mm256_and_si256(_mm256_srli_epi16::<4>(b), _mm256_set1_epi8(15)) }
     }
     #[inline(always)]
-    unsafe fn b_bits<const RIGHT: i32, const LEFT: i32>(b: Self::B, mask: u8) -> Self::B {
+    unsafe fn i_splat_shl<const SHIFT: i32>(p: *const i32) -> Self::I {
+        // SAFETY: the caller guarantees an i32 at `p` and the instruction set.
+        unsafe { _mm256_slli_epi32::<SHIFT>(_mm256_set1_epi32(p.read())) }
+    }
+    #[inline(always)]
+    unsafe fn i_zero() -> Self::I {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_setzero_si256() }
+    }
+    #[inline(always)]
+    unsafe fn b_bits<const RIGHT: i32>(b: Self::B, mask: u8) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_and_si256(shift::<RIGHT>(b), _mm256_set1_epi8(mask as i8)) }
+    }
+    #[inline(always)]
+    unsafe fn b_merge<const RIGHT: i32>(a: Self::B, b: Self::B, mask: u8) -> Self::B {
         // SAFETY: the caller guarantees the instruction set.
         unsafe {
-            _mm256_slli_epi16::<LEFT>(_mm256_and_si256(
-                _mm256_srli_epi16::<RIGHT>(b),
-                _mm256_set1_epi8(mask as i8),
-            ))
+            let mask = _mm256_set1_epi8(mask as i8);
+            _mm256_or_si256(_mm256_and_si256(a, mask), _mm256_andnot_si256(mask, shift::<RIGHT>(b)))
         }
     }
     #[inline(always)]
-    unsafe fn b_or(a: Self::B, b: Self::B) -> Self::B {
+    unsafe fn b_or_bits<const RIGHT: i32>(a: Self::B, b: Self::B, mask: u8) -> Self::B {
         // SAFETY: the caller guarantees the instruction set.
-        unsafe { _mm256_or_si256(a, b) }
+        unsafe { _mm256_or_si256(a, _mm256_and_si256(shift::<RIGHT>(b), _mm256_set1_epi8(mask as i8))) }
     }
     #[inline(always)]
     unsafe fn b_lookup(table: &[u8; 16], b: Self::B) -> Self::B {
         // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
-        unsafe {
-            _mm256_shuffle_epi8(
-                _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())),
-                b,
-            )
-        }
-    }
-    #[inline(always)]
-    unsafe fn i_add(a: Self::I, b: Self::I) -> Self::I {
-        // SAFETY: the caller guarantees the instruction set.
-        unsafe { _mm256_add_epi32(a, b) }
+        unsafe { _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), b) }
     }
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
@@ -219,9 +212,9 @@ impl Simd for Avx2 {
         unsafe { _mm256_and_ps(y, _mm256_cmp_ps::<_CMP_GE_OQ>(x, _mm256_set1_ps(bound))) }
     }
     #[inline(always)]
-    unsafe fn dot_codes<const BITS: u32, const GROUPS: usize>(
+    unsafe fn dot_codes<const BITS: u32, const FROM: usize, const TO: usize>(
         mut acc: Self::I,
-        w: &[Self::B; GROUPS],
+        w: &[Self::B; 8],
         x: *const i8,
     ) -> Self::I {
         // Pair sums of codes below 2^BITS and activations of at most 127 fit 16 bits this often.
@@ -231,12 +224,12 @@ impl Simd for Avx2 {
             6 => 2,
             _ => 1,
         };
-        // SAFETY: the caller guarantees 4 * GROUPS activations and the instruction set.
+        // SAFETY: the caller guarantees 4 * TO activations and the instruction set.
         unsafe {
             let ones = _mm256_set1_epi16(1);
-            let mut g = 0;
-            while g < GROUPS {
-                let end = if g + fits < GROUPS { g + fits } else { GROUPS };
+            let mut g = FROM;
+            while g < TO {
+                let end = if g + fits < TO { g + fits } else { TO };
                 let mut pairs = product::<BITS>(w[g], x.add(4 * g));
                 g += 1;
                 while g < end {
@@ -273,6 +266,29 @@ unsafe fn product<const BITS: u32>(w: __m256i, x: *const i8) -> __m256i {
         } else {
             let signed = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
             _mm256_maddubs_epi16(_mm256_abs_epi8(signed), _mm256_sign_epi8(x, signed))
+        }
+    }
+}
+
+/// Shifts 16-bit lanes right, or left where `RIGHT` is negative.
+#[inline(always)]
+unsafe fn shift<const RIGHT: i32>(b: __m256i) -> __m256i {
+    // SAFETY: the caller guarantees the instruction set.
+    unsafe {
+        match RIGHT {
+            -6 => _mm256_slli_epi16::<6>(b),
+            -4 => _mm256_slli_epi16::<4>(b),
+            -3 => _mm256_slli_epi16::<3>(b),
+            -2 => _mm256_slli_epi16::<2>(b),
+            -1 => _mm256_slli_epi16::<1>(b),
+            1 => _mm256_srli_epi16::<1>(b),
+            2 => _mm256_srli_epi16::<2>(b),
+            3 => _mm256_srli_epi16::<3>(b),
+            4 => _mm256_srli_epi16::<4>(b),
+            5 => _mm256_srli_epi16::<5>(b),
+            6 => _mm256_srli_epi16::<6>(b),
+            7 => _mm256_srli_epi16::<7>(b),
+            _ => b,
         }
     }
 }

@@ -53,9 +53,7 @@ impl Simd for Avx512 {
     unsafe fn load_bf16(p: *const u16) -> Self::F {
         // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
         unsafe {
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(
-                _mm256_loadu_si256(p.cast()),
-            )))
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))))
         }
     }
     #[inline(always)]
@@ -134,11 +132,6 @@ impl Simd for Avx512 {
         unsafe { _mm512_reduce_max_ps(a) }
     }
     #[inline(always)]
-    unsafe fn i_splat(x: i32) -> Self::I {
-        // SAFETY: the caller guarantees the instruction set.
-        unsafe { _mm512_set1_epi32(x) }
-    }
-    #[inline(always)]
     unsafe fn i_to_f(a: Self::I) -> Self::F {
         // SAFETY: the caller guarantees the instruction set.
         unsafe { _mm512_cvtepi32_ps(a) }
@@ -164,41 +157,34 @@ impl Simd for Avx512 {
         unsafe { _mm512_and_si512(_mm512_srli_epi16::<4>(b), _mm512_set1_epi8(15)) }
     }
     #[inline(always)]
-    unsafe fn b_bits<const RIGHT: i32, const LEFT: i32>(b: Self::B, mask: u8) -> Self::B {
-        // SAFETY: the caller guarantees the instruction set.
-        unsafe {
-            let right = if RIGHT == 0 {
-                b
-            } else {
-                _mm512_srl_epi16(b, _mm_cvtsi32_si128(RIGHT))
-            };
-            let kept = _mm512_and_si512(right, _mm512_set1_epi8(mask as i8));
-            if LEFT == 0 {
-                kept
-            } else {
-                _mm512_sll_epi16(kept, _mm_cvtsi32_si128(LEFT))
-            }
-        }
+    unsafe fn i_splat_shl<const SHIFT: i32>(p: *const i32) -> Self::I {
+        // SAFETY: the caller guarantees an i32 at `p` and the instruction set.
+        unsafe { _mm512_sll_epi32(_mm512_set1_epi32(p.read()), _mm_cvtsi32_si128(SHIFT)) }
     }
     #[inline(always)]
-    unsafe fn b_or(a: Self::B, b: Self::B) -> Self::B {
+    unsafe fn i_zero() -> Self::I {
         // SAFETY: the caller guarantees the instruction set.
-        unsafe { _mm512_or_si512(a, b) }
+        unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    unsafe fn b_bits<const RIGHT: i32>(b: Self::B, mask: u8) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_and_si512(shift::<RIGHT>(b), _mm512_set1_epi8(mask as i8)) }
+    }
+    #[inline(always)]
+    unsafe fn b_merge<const RIGHT: i32>(a: Self::B, b: Self::B, mask: u8) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_ternarylogic_epi32::<0xca>(_mm512_set1_epi8(mask as i8), a, shift::<RIGHT>(b)) }
+    }
+    #[inline(always)]
+    unsafe fn b_or_bits<const RIGHT: i32>(a: Self::B, b: Self::B, mask: u8) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_ternarylogic_epi32::<0xf8>(a, shift::<RIGHT>(b), _mm512_set1_epi8(mask as i8)) }
     }
     #[inline(always)]
     unsafe fn b_lookup(table: &[u8; 16], b: Self::B) -> Self::B {
         // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
-        unsafe {
-            _mm512_shuffle_epi8(
-                _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())),
-                b,
-            )
-        }
-    }
-    #[inline(always)]
-    unsafe fn i_add(a: Self::I, b: Self::I) -> Self::I {
-        // SAFETY: the caller guarantees the instruction set.
-        unsafe { _mm512_add_epi32(a, b) }
+        unsafe { _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), b) }
     }
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
@@ -208,23 +194,18 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn zero_where_below(y: Self::F, x: Self::F, bound: f32) -> Self::F {
         // SAFETY: the caller guarantees the instruction set.
-        unsafe {
-            _mm512_maskz_mov_ps(
-                _mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, _mm512_set1_ps(bound)),
-                y,
-            )
-        }
+        unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, _mm512_set1_ps(bound)), y) }
     }
     #[inline(always)]
-    unsafe fn dot_codes<const BITS: u32, const GROUPS: usize>(
+    unsafe fn dot_codes<const BITS: u32, const FROM: usize, const TO: usize>(
         mut acc: Self::I,
-        w: &[Self::B; GROUPS],
+        w: &[Self::B; 8],
         x: *const i8,
     ) -> Self::I {
-        // SAFETY: the caller guarantees 4 * GROUPS activations and the instruction set.
+        // SAFETY: the caller guarantees 4 * TO activations and the instruction set.
         unsafe {
-            let mut g = 0;
-            while g < GROUPS {
+            let mut g = FROM;
+            while g < TO {
                 let x = _mm512_set1_epi32(x.add(4 * g).cast::<i32>().read_unaligned());
                 acc = _mm512_dpbusd_epi32(acc, w[g], x);
                 g += 1;
@@ -238,4 +219,27 @@ impl Simd for Avx512 {
 #[inline(always)]
 fn first_lanes(n: usize) -> __mmask16 {
     if n >= 16 { u16::MAX } else { (1 << n) - 1 }
+}
+
+/// Shifts 16-bit lanes right, or left where `RIGHT` is negative.
+#[inline(always)]
+unsafe fn shift<const RIGHT: i32>(b: __m512i) -> __m512i {
+    // SAFETY: the caller guarantees the instruction set.
+    unsafe {
+        match RIGHT {
+            -6 => _mm512_slli_epi16::<6>(b),
+            -4 => _mm512_slli_epi16::<4>(b),
+            -3 => _mm512_slli_epi16::<3>(b),
+            -2 => _mm512_slli_epi16::<2>(b),
+            -1 => _mm512_slli_epi16::<1>(b),
+            1 => _mm512_srli_epi16::<1>(b),
+            2 => _mm512_srli_epi16::<2>(b),
+            3 => _mm512_srli_epi16::<3>(b),
+            4 => _mm512_srli_epi16::<4>(b),
+            5 => _mm512_srli_epi16::<5>(b),
+            6 => _mm512_srli_epi16::<6>(b),
+            7 => _mm512_srli_epi16::<7>(b),
+            _ => b,
+        }
+    }
 }

@@ -68,7 +68,9 @@ pub(crate) trait Simd: Copy + 'static {
     /// Largest lane.
     unsafe fn max_lane(a: Self::F) -> f32;
 
-    unsafe fn i_splat(x: i32) -> Self::I;
+    /// The i32 at `p` in every lane, shifted left.
+    unsafe fn i_splat_shl<const SHIFT: i32>(p: *const i32) -> Self::I;
+    unsafe fn i_zero() -> Self::I;
     unsafe fn i_to_f(a: Self::I) -> Self::F;
     /// Rounds to nearest even and stores as i8; lanes must lie in -128..=127.
     unsafe fn store_i8(p: *mut i8, v: Self::F);
@@ -79,24 +81,25 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn b_low(b: Self::B) -> Self::B;
     /// High nibble of every byte, shifted down.
     unsafe fn b_high(b: Self::B) -> Self::B;
-    /// `a | b << SHIFT` where `b`'s bytes are masked with `mask` after a right shift by `right`.
-    unsafe fn b_bits<const RIGHT: i32, const LEFT: i32>(b: Self::B, mask: u8) -> Self::B;
-    unsafe fn b_or(a: Self::B, b: Self::B) -> Self::B;
+    /// Bits of `b` under `mask` in every byte, after 16-bit lanes were shifted right, or left where `RIGHT` is
+    /// negative. Bits that cross a byte must lie outside the mask.
+    unsafe fn b_bits<const RIGHT: i32>(b: Self::B, mask: u8) -> Self::B;
+    /// `a`'s bits under `mask` and the shifted `b`'s bits elsewhere; shift as [`b_bits`](Self::b_bits).
+    unsafe fn b_merge<const RIGHT: i32>(a: Self::B, b: Self::B, mask: u8) -> Self::B;
+    /// `a | b`'s bits under `mask` after the shift.
+    unsafe fn b_or_bits<const RIGHT: i32>(a: Self::B, b: Self::B, mask: u8) -> Self::B;
     /// `table[b]` for bytes below 16.
     unsafe fn b_lookup(table: &[u8; 16], b: Self::B) -> Self::B;
 
-    /// `acc + sum over g of w[g] . x[4g..4g+4]`, lane by lane: lane `r` of `w[g]` holds four unsigned
+    /// `acc + sum over g in FROM..TO of w[g] . x[4g..4g+4]`, lane by lane: lane `r` of `w[g]` holds four unsigned
     /// codes of matrix row `r`, multiplied by four signed activations. `BITS` bounds the codes
-    /// (codes < 2^BITS), which lets sets without a wide product accumulate in 16 bits. `w` has
-    /// at most 8 vectors. Exact integers, so any order gives the same value.
-    unsafe fn dot_codes<const BITS: u32, const GROUPS: usize>(
+    /// (codes < 2^BITS), which lets sets without a wide product accumulate in 16 bits. Exact
+    /// integers, so any order gives the same value.
+    unsafe fn dot_codes<const BITS: u32, const FROM: usize, const TO: usize>(
         acc: Self::I,
-        w: &[Self::B; GROUPS],
+        w: &[Self::B; 8],
         x: *const i8,
     ) -> Self::I;
-
-    /// Sum of `a` and `b`.
-    unsafe fn i_add(a: Self::I, b: Self::I) -> Self::I;
 
     /// Brings the cache line at `p` closer; `p` need not be valid.
     unsafe fn prefetch(p: *const u8);

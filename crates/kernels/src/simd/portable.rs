@@ -19,6 +19,11 @@ fn zip(a: [f32; N], b: [f32; N], f: impl Fn(f32, f32) -> f32) -> [f32; N] {
     std::array::from_fn(|i| f(a[i], b[i]))
 }
 
+#[inline(always)]
+fn shift<const RIGHT: i32>(x: u8) -> u8 {
+    if RIGHT < 0 { x << -RIGHT } else { x >> RIGHT }
+}
+
 // SAFETY of the raw pointers below: the caller guarantees N elements, as the trait's contract says.
 impl Simd for Portable {
     const LANES: usize = N;
@@ -44,13 +49,7 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn load_part(p: *const f32, n: usize) -> Self::F {
         // SAFETY: only the first n elements are read, which the caller guarantees.
-        std::array::from_fn(|i| {
-            if i < n {
-                unsafe { p.add(i).read() }
-            } else {
-                0.0
-            }
-        })
+        std::array::from_fn(|i| if i < n { unsafe { p.add(i).read() } } else { 0.0 })
     }
     #[inline(always)]
     unsafe fn store_part(p: *mut f32, v: Self::F, n: usize) {
@@ -67,10 +66,7 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn store_f16(p: *mut u16, v: Self::F) {
         // SAFETY: N writable elements by contract.
-        unsafe {
-            p.cast::<[u16; N]>()
-                .write_unaligned(v.map(|x| f16::from_f32(x).to_bits()))
-        }
+        unsafe { p.cast::<[u16; N]>().write_unaligned(v.map(|x| f16::from_f32(x).to_bits())) }
     }
     #[inline(always)]
     unsafe fn load_bf16(p: *const u16) -> Self::F {
@@ -133,12 +129,16 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn max_lane(a: Self::F) -> f32 {
-        a.into_iter()
-            .fold(f32::NEG_INFINITY, |m, x| if x > m { x } else { m })
+        a.into_iter().fold(f32::NEG_INFINITY, |m, x| if x > m { x } else { m })
     }
     #[inline(always)]
-    unsafe fn i_splat(x: i32) -> Self::I {
-        [x; N]
+    unsafe fn i_splat_shl<const SHIFT: i32>(p: *const i32) -> Self::I {
+        // SAFETY: one readable i32 by contract.
+        [unsafe { p.read() } << SHIFT; N]
+    }
+    #[inline(always)]
+    unsafe fn i_zero() -> Self::I {
+        [0; N]
     }
     #[inline(always)]
     unsafe fn i_to_f(a: Self::I) -> Self::F {
@@ -147,10 +147,7 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn store_i8(p: *mut i8, v: Self::F) {
         // SAFETY: N writable elements by contract.
-        unsafe {
-            p.cast::<[i8; N]>()
-                .write_unaligned(v.map(|x| x.round_ties_even() as i8))
-        }
+        unsafe { p.cast::<[i8; N]>().write_unaligned(v.map(|x| x.round_ties_even() as i8)) }
     }
     #[inline(always)]
     unsafe fn b_load(p: *const u8) -> Self::B {
@@ -166,25 +163,29 @@ impl Simd for Portable {
         b.map(|x| x >> 4)
     }
     #[inline(always)]
-    unsafe fn b_bits<const RIGHT: i32, const LEFT: i32>(b: Self::B, mask: u8) -> Self::B {
-        b.map(|x| ((x >> RIGHT) & mask) << LEFT)
+    unsafe fn b_bits<const RIGHT: i32>(b: Self::B, mask: u8) -> Self::B {
+        b.map(|x| shift::<RIGHT>(x) & mask)
     }
     #[inline(always)]
-    unsafe fn b_or(a: Self::B, b: Self::B) -> Self::B {
-        std::array::from_fn(|i| a[i] | b[i])
+    unsafe fn b_merge<const RIGHT: i32>(a: Self::B, b: Self::B, mask: u8) -> Self::B {
+        std::array::from_fn(|i| (a[i] & mask) | (shift::<RIGHT>(b[i]) & !mask))
+    }
+    #[inline(always)]
+    unsafe fn b_or_bits<const RIGHT: i32>(a: Self::B, b: Self::B, mask: u8) -> Self::B {
+        std::array::from_fn(|i| a[i] | (shift::<RIGHT>(b[i]) & mask))
     }
     #[inline(always)]
     unsafe fn b_lookup(table: &[u8; 16], b: Self::B) -> Self::B {
         b.map(|x| table[usize::from(x & 15)])
     }
     #[inline(always)]
-    unsafe fn dot_codes<const BITS: u32, const GROUPS: usize>(
+    unsafe fn dot_codes<const BITS: u32, const FROM: usize, const TO: usize>(
         mut acc: Self::I,
-        w: &[Self::B; GROUPS],
+        w: &[Self::B; 8],
         x: *const i8,
     ) -> Self::I {
-        for (g, w) in w.iter().enumerate() {
-            // SAFETY: 4 * GROUPS readable activations by contract.
+        for (g, w) in w.iter().enumerate().take(TO).skip(FROM) {
+            // SAFETY: 4 * TO readable activations by contract.
             let x = unsafe { x.add(4 * g).cast::<[i8; 4]>().read_unaligned() };
             for (r, acc) in acc.iter_mut().enumerate() {
                 for j in 0..4 {
@@ -193,10 +194,6 @@ impl Simd for Portable {
             }
         }
         acc
-    }
-    #[inline(always)]
-    unsafe fn i_add(a: Self::I, b: Self::I) -> Self::I {
-        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
     }
     #[inline(always)]
     unsafe fn prefetch(_p: *const u8) {}
