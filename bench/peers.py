@@ -508,7 +508,8 @@ def parse(arguments):
     parser.add_argument("--json", metavar="F", help="write every round and the summary there")
     parser.add_argument("--peer-only", action="store_true", help="measure llama.cpp alone")
     parser.add_argument("--leveret", default=str(ROOT / "target/release/leveret"), help="binary (default: the release build)")
-    parser.add_argument("--leveret-args", default="", metavar="ARGS", help="more arguments for `leveret bench speed`")
+    parser.add_argument("--leveret-args", default=f"--quick --contexts {CONTEXT}", metavar="ARGS",
+                        help="further arguments of `leveret bench speed` (default: %(default)s)")
     parser.add_argument("--venv", type=Path, default=ROOT / "target/peers-venv", help="llama.cpp's environment (default: %(default)s)")
     args = parser.parse_args(arguments)
     args.sections = args.what.split(",") + ["busy"] * (args.busy and "busy" not in args.what)
