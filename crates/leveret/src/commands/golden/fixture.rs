@@ -25,20 +25,8 @@ pub(crate) fn ids(value: &Value) -> Result<Vec<u32>> {
 /// Rows of numbers.
 #[derive(Debug)]
 pub(crate) struct Table {
-    pub(crate) shape: Vec<usize>,
+    pub(crate) rows: usize,
     pub(crate) values: Vec<f32>,
-}
-
-impl Table {
-    /// Length of the innermost dimension.
-    pub(crate) fn width(&self) -> usize {
-        self.shape.last().copied().unwrap_or(0).max(1)
-    }
-
-    /// The innermost rows, in order.
-    pub(crate) fn rows(&self) -> std::slice::ChunksExact<'_, f32> {
-        self.values.chunks_exact(self.width())
-    }
 }
 
 /// A tensor of `f32`, if there is one of this name.
@@ -47,19 +35,6 @@ pub(crate) fn table(file: &Safetensors, name: &str) -> Result<Option<Table>> {
     if raw.bytes.len() != 4 * raw.shape.iter().product::<usize>() {
         bail!("{}: tensor {name} is {:?}, expected F32", file.path().display(), raw.dtype);
     }
-    let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-    Ok(Some(Table { shape: raw.shape.to_vec(), values: raw.bytes.chunks_exact(4).map(number).collect() }))
-}
-
-/// A tensor of `i64` token ids, if there is one of this name.
-pub(crate) fn tokens(file: &Safetensors, name: &str) -> Result<Option<Vec<u32>>> {
-    let Some(raw) = file.raw(name) else { return Ok(None) };
-    if raw.bytes.len() != 8 * raw.shape.iter().product::<usize>() {
-        bail!("{}: tensor {name} is {:?}, expected I64", file.path().display(), raw.dtype);
-    }
-    let number = |b: &[u8]| i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
-    let token = |b: &[u8]| {
-        u32::try_from(number(b)).with_context(|| format!("{}: {name} holds a negative id", file.path().display()))
-    };
-    raw.bytes.chunks_exact(8).map(token).collect::<Result<_>>().map(Some)
+    let values = raw.bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    Ok(Some(Table { rows: raw.shape.first().copied().unwrap_or(0), values }))
 }

@@ -12,50 +12,12 @@ pub(crate) struct Report {
     wrong: usize,
 }
 
-/// The place where numbers differ most, as a share of what may differ.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Worst {
-    diff: f32,
-    tolerance: f32,
-}
-
-impl Worst {
-    /// Takes in one pair of rows; a difference may be `relative` of the largest expected value, or
-    /// of 1 if that is less.
-    pub(crate) fn rows(&mut self, expected: &[f32], found: &[f32], relative: f32) {
-        let scale = expected.iter().fold(1f32, |max, x| max.max(x.abs()));
-        let diff = match expected.len() == found.len() {
-            true => expected.iter().zip(found).fold(0f32, |max, (a, b)| {
-                let diff = (a - b).abs();
-                // A NaN must not get lost in the maximum.
-                if diff.is_nan() { f32::INFINITY } else { max.max(diff) }
-            }),
-            false => f32::INFINITY,
-        };
-        let tolerance = relative * scale;
-        if self.tolerance == 0.0 || diff / tolerance > self.diff / self.tolerance {
-            *self = Self { diff, tolerance };
-        }
-    }
-}
-
 impl Report {
-    /// The largest difference of two tables of numbers.
-    pub(crate) fn numbers(&mut self, what: &str, worst: Worst) {
-        let Worst { diff, tolerance } = worst;
+    /// The largest difference between two tables of numbers, and the largest that passes.
+    pub(crate) fn numbers(&mut self, what: &str, diff: f32, tolerance: f32) {
+        // A difference that is not a number does not pass.
         let ok = diff <= tolerance;
         self.line(what, &format!("max diff {diff:.2e}, tolerance {tolerance:.2e}"), ok);
-    }
-
-    /// Two lists of ids.
-    pub(crate) fn ids(&mut self, what: &str, expected: &[u32], found: &[u32]) {
-        let same = expected.iter().zip(found).take_while(|(a, b)| a == b).count();
-        let ok = expected == found;
-        let detail = match ok {
-            true => format!("{} equal", expected.len()),
-            false => format!("first difference at {same} of {}: {:?}, expected {:?}", expected.len(), found.get(same), expected.get(same)),
-        };
-        self.line(what, &detail, ok);
     }
 
     /// A number of comparisons of which `wrong` failed; `first` says how the first of them did.

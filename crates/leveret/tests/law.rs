@@ -1,0 +1,139 @@
+//! The law on the default model and on every golden family: same bits whatever the pass, same
+//! tokens whatever the drafter. Larger models are checked by `leveret bench law`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use leveret::law::{Compared, Reference, check_text, samplings};
+use leveret::prompts::{self, Prompt};
+use leveret_model::formats::Safetensors;
+use leveret_model::template::ChatTemplate;
+use leveret_model::{Error, Files, LoadOptions, Model, Source};
+use serde_json::{Map, json};
+
+/// Prompts that are continued.
+const PROMPTS: usize = 42;
+/// Tokens of each continuation.
+const TOKENS: usize = 40;
+/// Longest prompt, so that the test stays in minutes.
+const LONGEST: usize = 400;
+
+/// A folder beside the checkout. Where it is missing a developer's test says so and goes on; in CI
+/// it fails.
+fn shared(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(name);
+    if path.is_dir() {
+        return Some(path);
+    }
+    assert!(std::env::var_os("CI").is_none(), "{} is missing; CI needs it", path.display());
+    eprintln!("LEFT OUT: {} is missing", path.display());
+    None
+}
+
+/// Prompts of all kinds, or of our own where the shared ones are missing.
+fn all_prompts() -> Vec<Prompt> {
+    let Some(dir) = shared("prompts") else {
+        let subjects = ["hares", "rivers", "the number seven", "a lost key", "bread", "night trains", "sorting"];
+        let forms = ["Explain", "Write a poem about", "List five facts about", "Continue this list: one,", "Translate into French:", "Write a function about"];
+        let prompt = |i: usize| format!("{} {}.", forms[i % forms.len()], subjects[i / forms.len() % subjects.len()]);
+        return (0..PROMPTS).map(|i| Prompt { name: i.to_string(), text: prompt(i), raw: i % 7 == 0 }).collect();
+    };
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path()).collect();
+    paths.sort();
+    paths.iter().flat_map(|path| prompts::read(path).unwrap()).collect()
+}
+
+#[test]
+fn tokens_do_not_depend_on_the_drafter() {
+    let source = Source::open(leveret::pull::resolve(None).unwrap()).unwrap();
+    let tokenizer = Arc::new(source.tokenizer().unwrap());
+    let Files::Gguf(gguf) = source.files() else { panic!("the default model is a GGUF file") };
+    let template = ChatTemplate::from_gguf(gguf.meta(), None, None).unwrap().unwrap();
+    let encode = |prompt: &Prompt| {
+        let chat = json!([{"role": "user", "content": prompt.text}]);
+        let text = if prompt.raw { prompt.text.clone() } else { template.render(&chat, None, true, &Map::new()).unwrap() };
+        tokenizer.encode_prompt(&text, true).unwrap()
+    };
+    let short: Vec<(String, Vec<u32>)> = all_prompts()
+        .iter()
+        .map(|prompt| (prompt.name.clone(), encode(prompt)))
+        .filter(|(_, ids)| ids.len() <= LONGEST)
+        .collect();
+    assert!(short.len() >= PROMPTS);
+    let mut model = Model::load(&source, &LoadOptions::default()).unwrap();
+    let mut sum = Compared::default();
+    for i in 0..PROMPTS {
+        let (name, ids) = &short[i * short.len() / PROMPTS];
+        for (how, params) in samplings(i as u64, TOKENS) {
+            let seen = check_text(&mut model, ids, &params, tokenizer.end_ids(), &format!("{name}, {how}")).unwrap();
+            sum.tokens += seen.tokens;
+            sum.drafted += seen.drafted;
+            sum.accepted += seen.accepted;
+        }
+    }
+    // A test of drafts that never drafts would prove nothing.
+    assert!(sum.tokens > PROMPTS * TOKENS && sum.accepted > 100 && sum.drafted > sum.accepted, "{sum:?}");
+    println!("{sum:?}");
+}
+
+#[test]
+fn logits_of_the_default_model_do_not_depend_on_the_pass() {
+    let source = Source::open(leveret::pull::resolve(None).unwrap()).unwrap();
+    let text: String = all_prompts().iter().take(30).map(|prompt| prompt.text.as_str()).collect();
+    let tokens = source.tokenizer().unwrap().encode(&text, false).unwrap();
+    check_bits(&source, &tokens);
+}
+
+#[test]
+fn logits_of_every_golden_family_do_not_depend_on_the_pass() {
+    let Some(dir) = shared("golden") else { return };
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.sort();
+    let mut checked = Vec::new();
+    for case in cases {
+        let Ok(golden) = Safetensors::open(case.join("golden.safetensors")) else { continue };
+        let Some(raw) = golden.raw("p1.seq_ids").or_else(|| golden.raw("p0.seq_ids")) else { continue };
+        let ids: Vec<u32> = raw.bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect();
+        // Long enough for every window and block to be crossed.
+        let ids: Vec<u32> = ids.iter().copied().cycle().take(140).collect();
+        for path in targets(&case) {
+            let source = Source::open(&path).unwrap();
+            match source.config() {
+                Ok(_) => check_bits(&source, &ids),
+                Err(Error::Unsupported { .. }) => continue,
+                Err(error) => panic!("{error}"),
+            }
+            checked.push(path);
+        }
+    }
+    for family in ["llama", "qwen2", "qwen3", "qwen3-moe", "ministral3", "mistral-sliding", "gemma3", "gpt-oss", "gguf-quant-llama"] {
+        assert!(checked.iter().any(|path| path.components().any(|part| part.as_os_str() == family)), "{family}");
+    }
+}
+
+/// Folders and files of a case that hold a target.
+fn targets(case: &Path) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    for dir in [case.to_path_buf(), case.join("gguf")] {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        paths.extend(entries.map(|entry| entry.path()).filter(|path| {
+            let name = path.file_name().unwrap().to_string_lossy();
+            let gguf = name.ends_with(".gguf") && (name.starts_with("target") || name.starts_with("model-"));
+            // A type that is not supported is met when its tensors are.
+            (path.is_dir() && name.starts_with("target")) || (gguf && !name.contains("iq4_xs"))
+        }));
+    }
+    paths.sort();
+    paths
+}
+
+fn check_bits(source: &Source, tokens: &[u32]) {
+    let mut reference = None;
+    for threads in [1, 2, 3] {
+        let options = LoadOptions { threads, ..LoadOptions::default() };
+        let mut model = Model::load(source, &options).unwrap();
+        let reference = reference.get_or_insert_with(|| Reference::new(&mut model, tokens).unwrap());
+        let setting = format!("{}, {threads} threads", source.path().display());
+        assert!(reference.check(&mut model, &setting).unwrap() > 100);
+    }
+}
