@@ -7,6 +7,19 @@ use super::format::{Format, GROUPS};
 use crate::activations::Block;
 use crate::simd::Simd;
 
+/// The body for each row of a tile, written out: a loop would keep the sums in memory.
+macro_rules! each_row {
+    ($count:ident, |$t:ident| $body:expr) => {
+        each_row!(@ $count, $t, $body, 0 1 2 3 4 5 6 7)
+    };
+    (@ $count:ident, $t:ident, $body:expr, $($row:literal)*) => {
+        $(if $count > $row {
+            let $t = $row;
+            $body;
+        })*
+    };
+}
+
 /// The sum to start a dot product with, given the negated sum of its activations: what the codes stand above
 /// their weights is taken back.
 #[inline(always)]
@@ -50,9 +63,7 @@ pub(crate) unsafe fn tile<S: Simd, F: Format, const T: usize>(
                 }
                 let scales = F::scales::<S>(head, p);
                 let codes = F::codes::<S>(p.add(F::SCALES * S::LANES));
-                for t in 0..T {
-                    acc[t] = block::<S, F>(acc[t], &scales, &codes, x[t].add(at));
-                }
+                each_row!(T, |t| acc[t] = block::<S, F>(acc[t], &scales, &codes, x[t].add(at)));
                 p = p.add((F::SCALES + F::CODES) * S::LANES);
                 at += 1;
             }
@@ -150,9 +161,7 @@ pub(crate) unsafe fn float_tile<S: Simd, W: FloatForm, const T: usize>(
             S::prefetch(p.wrapping_add(AHEAD));
             for part in 0..PARTS {
                 let w = W::load::<S>(p.add(part * step));
-                for t in 0..T {
-                    acc[t][part] = S::fma(w, S::splat(*x[t].add(at + part)), acc[t][part]);
-                }
+                each_row!(T, |t| acc[t][part] = S::fma(w, S::splat(*x[t].add(at + part)), acc[t][part]));
             }
             at += PARTS;
         }

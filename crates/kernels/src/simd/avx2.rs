@@ -217,26 +217,17 @@ impl Simd for Avx2 {
         w: &[Self::B; 8],
         x: *const i8,
     ) -> Self::I {
-        // Pair sums of codes below 2^BITS and activations of at most 127 fit 16 bits this often.
-        let fits = match BITS {
-            0..=4 => 8,
-            5 => 4,
-            6 => 2,
-            _ => 1,
-        };
         // SAFETY: the caller guarantees 4 * TO activations and the instruction set.
         unsafe {
-            let ones = _mm256_set1_epi16(1);
-            let mut g = FROM;
-            while g < TO {
-                let end = if g + fits < TO { g + fits } else { TO };
-                let mut pairs = product::<BITS>(w[g], x.add(4 * g));
-                g += 1;
-                while g < end {
-                    pairs = _mm256_add_epi16(pairs, product::<BITS>(w[g], x.add(4 * g)));
-                    g += 1;
-                }
-                acc = _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, ones));
+            if FROM == 0 && TO == 8 && BITS <= 4 {
+                let low = four::<BITS, 0>(w, x);
+                return _mm256_add_epi32(acc, widen(_mm256_add_epi16(low, four::<BITS, 4>(w, x))));
+            }
+            if FROM == 0 {
+                acc = add_four::<BITS, 0>(acc, w, x);
+            }
+            if TO == 8 {
+                acc = add_four::<BITS, 4>(acc, w, x);
             }
         }
         acc
@@ -250,6 +241,53 @@ fn first_lanes(n: usize) -> __m256i {
     unsafe {
         let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
         _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), lane)
+    }
+}
+
+/// Adds neighbouring 16-bit sums.
+#[inline(always)]
+unsafe fn widen(pairs: __m256i) -> __m256i {
+    // SAFETY: the caller guarantees the instruction set.
+    unsafe { _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)) }
+}
+
+/// Products of groups `G` and `G + 1` in 16 bits.
+#[inline(always)]
+unsafe fn two<const BITS: u32, const G: usize>(w: &[__m256i; 8], x: *const i8) -> __m256i {
+    // SAFETY: as `product`.
+    unsafe {
+        let first = product::<BITS>(w[G], x.add(4 * G));
+        _mm256_add_epi16(first, product::<BITS>(w[G + 1], x.add(4 * G + 4)))
+    }
+}
+
+/// Products of groups `G` to `G + 3` in 16 bits.
+#[inline(always)]
+unsafe fn four<const BITS: u32, const G: usize>(w: &[__m256i; 8], x: *const i8) -> __m256i {
+    // SAFETY: as `product`. The index of the second pair is a constant expression of the two cases of G.
+    unsafe {
+        let second = if G == 0 { two::<BITS, 2>(w, x) } else { two::<BITS, 6>(w, x) };
+        _mm256_add_epi16(two::<BITS, G>(w, x), second)
+    }
+}
+
+/// Adds the products of groups `G` to `G + 3`, widened as often as codes of `BITS` bits need: pair sums with
+/// activations of at most 127 fit 16 bits eight times for 4 bits, four times for 5, twice for 6, once for 8.
+#[inline(always)]
+unsafe fn add_four<const BITS: u32, const G: usize>(acc: __m256i, w: &[__m256i; 8], x: *const i8) -> __m256i {
+    // SAFETY: as `product`.
+    unsafe {
+        if BITS <= 5 {
+            _mm256_add_epi32(acc, widen(four::<BITS, G>(w, x)))
+        } else if BITS == 6 {
+            let second = if G == 0 { two::<BITS, 2>(w, x) } else { two::<BITS, 6>(w, x) };
+            let acc = _mm256_add_epi32(acc, widen(two::<BITS, G>(w, x)));
+            _mm256_add_epi32(acc, widen(second))
+        } else {
+            let one = |g: usize| widen(product::<BITS>(w[g], x.add(4 * g)));
+            let low = _mm256_add_epi32(one(G), one(G + 1));
+            _mm256_add_epi32(acc, _mm256_add_epi32(low, _mm256_add_epi32(one(G + 2), one(G + 3))))
+        }
     }
 }
 

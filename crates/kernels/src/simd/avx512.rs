@@ -204,11 +204,14 @@ impl Simd for Avx512 {
     ) -> Self::I {
         // SAFETY: the caller guarantees 4 * TO activations and the instruction set.
         unsafe {
-            let mut g = FROM;
-            while g < TO {
-                let x = _mm512_set1_epi32(x.add(4 * g).cast::<i32>().read_unaligned());
-                acc = _mm512_dpbusd_epi32(acc, w[g], x);
-                g += 1;
+            let group = |acc, g: usize| {
+                _mm512_dpbusd_epi32(acc, w[g], _mm512_set1_epi32(x.add(4 * g).cast::<i32>().read_unaligned()))
+            };
+            if FROM == 0 {
+                acc = group(group(group(group(acc, 0), 1), 2), 3);
+            }
+            if TO == 8 {
+                acc = group(group(group(group(acc, 4), 5), 6), 7);
             }
         }
         acc
