@@ -11,7 +11,13 @@ use std::ops::Range;
 /// Slots that scores are computed for at once.
 pub(super) const STEP: usize = 2 * TILE;
 /// Queries that share a loaded key or value, at most.
-pub(super) const MAX_QUERIES: usize = 8;
+pub(super) const MAX_QUERIES: usize = 12;
+
+/// Queries whose sums fit the registers: vectors of sixteen lanes come with twice as many.
+pub(super) const fn most_queries(lanes: usize) -> usize {
+    if lanes == 16 { MAX_QUERIES } else { MAX_QUERIES / 2 }
+}
+
 /// Floats in front of the sums of a [`record`](self).
 pub(super) const HEADER: usize = 16;
 
@@ -25,7 +31,7 @@ pub(super) enum Stored<'a> {
 /// Runs `$body` with the constant `$N` equal to `$n`, which is at most [`MAX_QUERIES`].
 macro_rules! with_count {
     ($n:expr, $N:ident => $body:expr) => {
-        with_count!(@ $n, $N, $body, 1 2 3 4 5 6 7)
+        with_count!(@ $n, $N, $body, 1 2 3 4 5 6 7 8 9 10 11)
     };
     (@ $n:expr, $N:ident, $body:expr, $($count:literal)*) => {
         match $n {
@@ -41,9 +47,11 @@ simd_fn! {
     pub(super) fn scores<S>(queries: &[f32], n: usize, keys: Stored<'_>, out: &mut [f32], stride: usize) {
         assert!((1..=MAX_QUERIES).contains(&n) && queries.len().is_multiple_of(n));
         // SAFETY: n is N; scores_of checks the lengths; simd_fn runs this only where the set exists.
-        match keys {
-            Stored::F16(k) => with_count!(n, N => unsafe { scores_of::<S, _, N>(queries, k, out, stride) }),
-            Stored::F32(k) => with_count!(n, N => unsafe { scores_of::<S, _, N>(queries, k, out, stride) }),
+        unsafe {
+            match keys {
+                Stored::F16(k) => with_count!(n, N => scores_of::<S, _, N>(queries, k, out, stride)),
+                Stored::F32(k) => with_count!(n, N => scores_of::<S, _, N>(queries, k, out, stride)),
+            }
         }
     }
 }
@@ -59,15 +67,16 @@ unsafe fn scores_of<S: Simd, E: Element, const N: usize>(
     out: &mut [f32],
     stride: usize,
 ) {
+    assert!(N <= most_queries(S::LANES)); // leaves nothing to compile for larger N
     let k_dim = queries.len() / N;
     let slots = keys.len() / k_dim;
     assert!(slots.is_multiple_of(STEP) && out.len() >= (N - 1) * stride + slots);
     let step = 2 * S::LANES;
     for slot in (0..slots).step_by(step) {
-        let mut sums = [[unsafe { S::splat(0.0) }; 2]; N];
         // SAFETY: a step lies within `slots`, and a tile holds k_dim * TILE elements; N queries of k_dim
         // elements; the output was checked above.
         unsafe {
+            let mut sums = [[S::splat(0.0); 2]; N];
             let first = keys.as_ptr().add(slot / TILE * TILE * k_dim + slot % TILE);
             let second = slot + S::LANES;
             let second = keys.as_ptr().add(second / TILE * TILE * k_dim + second % TILE);
@@ -137,9 +146,11 @@ simd_fn! {
         let v_stride = records.len() / n - HEADER;
         let at = |i| i * v_stride;
         // SAFETY: n is N; keys lie in the block; simd_fn runs this only where the set exists.
-        match values {
-            Stored::F16(v) => with_count!(n, N => unsafe { weigh_of::<S, _, N>(weights, v, keys, at, records) }),
-            Stored::F32(v) => with_count!(n, N => unsafe { weigh_of::<S, _, N>(weights, v, keys, at, records) }),
+        unsafe {
+            match values {
+                Stored::F16(v) => with_count!(n, N => weigh_of::<S, _, N>(weights, v, keys, at, records)),
+                Stored::F32(v) => with_count!(n, N => weigh_of::<S, _, N>(weights, v, keys, at, records)),
+            }
         }
     }
 }
@@ -160,9 +171,11 @@ simd_fn! {
         let (places, kv_head) = places;
         let at = |i: usize| places.value(kv_head, base + path[i] as usize);
         // SAFETY: weights cover the path; simd_fn runs this only where the set exists.
-        match values {
-            Stored::F16(v) => unsafe { weigh_of::<S, _, 1>(weights, v, keys, at, record) },
-            Stored::F32(v) => unsafe { weigh_of::<S, _, 1>(weights, v, keys, at, record) },
+        unsafe {
+            match values {
+                Stored::F16(v) => weigh_of::<S, _, 1>(weights, v, keys, at, record),
+                Stored::F32(v) => weigh_of::<S, _, 1>(weights, v, keys, at, record),
+            }
         }
     }
 }
@@ -180,6 +193,7 @@ unsafe fn weigh_of<S: Simd, E: Element, const N: usize>(
     at: impl Fn(usize) -> usize + Copy,
     records: &mut [f32],
 ) {
+    assert!(N <= most_queries(S::LANES)); // as above
     let stride = records.len() / N;
     let v_stride = stride - HEADER;
     assert!(stride > HEADER && v_stride.is_multiple_of(TILE));
@@ -188,6 +202,11 @@ unsafe fn weigh_of<S: Simd, E: Element, const N: usize>(
     let mut first = 0;
     // SAFETY: dimensions below v_stride of values that lie in the slice; the weights by contract.
     unsafe {
+        // Few queries leave registers for more dimensions: there are twice as many as lanes.
+        while 4 * N + 5 <= 2 * S::LANES && first + 4 * S::LANES <= v_stride {
+            weigh_lanes::<S, E, N, 4>(weights, values, v_stride, keys.clone(), at, records, first);
+            first += 4 * S::LANES;
+        }
         while first + 2 * S::LANES <= v_stride {
             weigh_lanes::<S, E, N, 2>(weights, values, v_stride, keys.clone(), at, records, first);
             first += 2 * S::LANES;

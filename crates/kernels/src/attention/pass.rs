@@ -1,6 +1,6 @@
 //! One pass: how rows and blocks become work for the team, and a tile's way through its blocks.
 
-use super::block::{HEADER, MAX_QUERIES, STEP, Stored, scores, soften, weigh, weigh_path};
+use super::block::{HEADER, MAX_QUERIES, STEP, Stored, most_queries, scores, soften, weigh, weigh_path};
 use super::cache::KvType;
 use super::fold::{clear, finish, fold};
 use super::{AttentionSpec, BLOCK, KvBuffer, Visible};
@@ -426,8 +426,7 @@ impl<'a> Pass<'a> {
 
 /// Cuts `count` queries into groups of nearly equal size that fit the kernels.
 fn groups(count: usize) -> impl Iterator<Item = Range<usize>> {
-    // Eight lanes come with half the registers.
-    let most = if crate::Isa::current().lanes() == 16 { MAX_QUERIES } else { 6 };
+    let most = most_queries(crate::Isa::current().lanes());
     let groups = count.div_ceil(most);
     (0..groups).map(move |i| count * i / groups..count * (i + 1) / groups)
 }

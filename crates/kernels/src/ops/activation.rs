@@ -31,7 +31,7 @@ simd_fn! {
         unsafe {
             map2::<S>(gate.as_ptr(), up.as_ptr(), out.as_mut_ptr(), gate.len(), |g, u| {
                 // (1 + tanh(z)) / 2 = sigmoid(2 z), without cancellation for negative z.
-                const TWO_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+                const TWO_SQRT_2_OVER_PI: f32 = 1.595_769;
                 let cube = S::mul(S::mul(g, g), S::mul(g, S::splat(0.044715)));
                 let z = S::mul(S::add(g, cube), S::splat(TWO_SQRT_2_OVER_PI));
                 S::mul(S::mul(g, sigmoid::<S>(z)), u)
