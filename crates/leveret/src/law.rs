@@ -84,7 +84,13 @@ impl Reference {
         Ok(cache)
     }
 
-    fn check_passes<T: Target>(&self, target: &mut T, cache: &mut T::Cache, m: usize, what: &str) -> Result<usize> {
+    fn check_passes<T: Target>(
+        &self,
+        target: &mut T,
+        cache: &mut T::Cache,
+        m: usize,
+        what: &str,
+    ) -> Result<usize> {
         let tail = &self.tokens[self.prefix..];
         for (pass, rows) in tail.chunks(m).enumerate() {
             forward(target, cache, rows, None, LogitRows::All)?;
@@ -150,7 +156,12 @@ impl Reference {
         let rows = self.tokens.len() - self.prefix;
         let mut passes = [
             Pass { cache: &mut second, tokens: &self.tokens[..rows], parents: None, logits: LogitRows::Last },
-            Pass { cache: &mut first, tokens: &self.tokens[self.prefix..], parents: None, logits: LogitRows::All },
+            Pass {
+                cache: &mut first,
+                tokens: &self.tokens[self.prefix..],
+                parents: None,
+                logits: LogitRows::All,
+            },
         ];
         target.forward(&mut passes, &[])?;
         for (row, expected) in self.logits.iter().enumerate() {

@@ -50,7 +50,11 @@ pub(crate) fn lines(title: &str, x_label: &str, y_label: &str, curves: &[Curve])
         }
         parts.push(format!(r#"<path d="{path}" fill="none" stroke="{colour}" stroke-width="2"/>"#));
         let line = TOP + 18.0 + 20.0 * i as f64;
-        parts.push(format!(r#"<rect x="{}" y="{}" width="14" height="4" fill="{colour}"/>"#, LEFT + 14.0, line - 6.0));
+        parts.push(format!(
+            r#"<rect x="{}" y="{}" width="14" height="4" fill="{colour}"/>"#,
+            LEFT + 14.0,
+            line - 6.0
+        ));
         parts.push(text(LEFT + 34.0, line, "start", &curve.label));
     }
     parts.push(text(WIDTH / 2.0, 26.0, "middle", title));

@@ -92,8 +92,17 @@ fn a_bad_model_is_one_line_and_code_1() {
     write("weights/model.safetensors", &header);
 
     let names = [
-        "empty.gguf", "text.gguf", "truncated.gguf", "header.gguf", "version.gguf", "oversized.gguf",
-        "architecture.gguf", "none", "config", "weights", "absent.gguf",
+        "empty.gguf",
+        "text.gguf",
+        "truncated.gguf",
+        "header.gguf",
+        "version.gguf",
+        "oversized.gguf",
+        "architecture.gguf",
+        "none",
+        "config",
+        "weights",
+        "absent.gguf",
     ];
     for name in names {
         for command in ["run", "inspect", "tokenize", "template"] {
@@ -172,7 +181,8 @@ fn text_ids_and_json_say_the_same() {
 
 #[test]
 fn no_setting_of_speed_changes_the_text() {
-    let prompt = ["Repeat after me: one two three, one two three.", "--max-tokens", "40", "--temperature", "0.9"];
+    let prompt =
+        ["Repeat after me: one two three, one two three.", "--max-tokens", "40", "--temperature", "0.9"];
     let ids = |more: &[&str]| json(&[&prompt[..], more].concat())["ids"].clone();
     let plain = ids(&["--drafter", "none"]);
     assert_eq!(ids(&["--drafter", "suffix"]), plain);
@@ -194,14 +204,19 @@ fn stop_raw_and_prompt_files() {
     assert_eq!(cut["text"].as_str().unwrap(), &whole[..whole.find('9').unwrap()]);
 
     let mut child = run(&["--raw", "--max-tokens", "24", "--prompt-file", "-"])
-        .stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(b"1, 2, 3, 4, 5, 6, 7,").unwrap();
     assert_eq!(stdout(&child.wait_with_output().unwrap()), whole);
 }
 
 #[test]
 fn a_reader_that_leaves_is_no_error() {
-    let script = r#""$0" run --model "$1" "Count to one hundred." --max-tokens 200 2>"$2" | head -c 5 >/dev/null"#;
+    let script =
+        r#""$0" run --model "$1" "Count to one hundred." --max-tokens 200 2>"$2" | head -c 5 >/dev/null"#;
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
     let mut shell = Command::new("sh");
@@ -216,7 +231,10 @@ fn a_reader_that_leaves_is_no_error() {
 fn an_interrupt_ends_the_text_cleanly() {
     use std::io::Read;
     let mut child = run(&["Write a long story about a hare.", "--output", "text", "--context", "2048"])
-        .stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     // It is writing once the first byte is here.
     let mut first = [0];
     child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
@@ -244,10 +262,16 @@ fn tokenize_and_template() {
     let special = say(&["tokenize", "--file", &text, "--special"]);
     assert_eq!(special.split_whitespace().last(), Some("2"));
     assert!(plain.split_whitespace().count() > special.split_whitespace().count());
-    assert_eq!(say(&["tokenize", "--file", &text, "--special", "--pieces"]).lines().count(), special.split_whitespace().count());
+    assert_eq!(
+        say(&["tokenize", "--file", &text, "--special", "--pieces"]).lines().count(),
+        special.split_whitespace().count()
+    );
 
     let list = write("list.json", r#"[{"role": "user", "content": "Hi"}]"#);
-    let object = write("object.json", r#"{"messages": [{"role": "user", "content": "Hi"}], "add_generation_prompt": false}"#);
+    let object = write(
+        "object.json",
+        r#"{"messages": [{"role": "user", "content": "Hi"}], "add_generation_prompt": false}"#,
+    );
     let asked = say(&["template", "--messages", &list]);
     assert!(asked.ends_with("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"), "{asked:?}");
     assert_eq!(format!("{}<|im_start|>assistant\n", say(&["template", "--messages", &object])), asked);

@@ -12,11 +12,11 @@ use leveret_model::{Error, Files, LoadOptions, Model, Source};
 use serde_json::{Map, json};
 
 /// Prompts that are continued.
-const PROMPTS: usize = 42;
+const PROMPTS: usize = 40;
 /// Tokens of each continuation.
-const TOKENS: usize = 40;
+const TOKENS: usize = 32;
 /// Longest prompt, so that the test stays in minutes.
-const LONGEST: usize = 400;
+const LONGEST: usize = 300;
 
 /// A folder beside the checkout. Where it is missing a developer's test says so and goes on; in CI
 /// it fails.
@@ -33,10 +33,21 @@ fn shared(name: &str) -> Option<PathBuf> {
 /// Prompts of all kinds, or of our own where the shared ones are missing.
 fn all_prompts() -> Vec<Prompt> {
     let Some(dir) = shared("prompts") else {
-        let subjects = ["hares", "rivers", "the number seven", "a lost key", "bread", "night trains", "sorting"];
-        let forms = ["Explain", "Write a poem about", "List five facts about", "Continue this list: one,", "Translate into French:", "Write a function about"];
-        let prompt = |i: usize| format!("{} {}.", forms[i % forms.len()], subjects[i / forms.len() % subjects.len()]);
-        return (0..PROMPTS).map(|i| Prompt { name: i.to_string(), text: prompt(i), raw: i % 7 == 0 }).collect();
+        let subjects =
+            ["hares", "rivers", "the number seven", "a lost key", "bread", "night trains", "sorting"];
+        let forms = [
+            "Explain",
+            "Write a poem about",
+            "List five facts about",
+            "Continue this list: one,",
+            "Translate into French:",
+            "Write a function about",
+        ];
+        let prompt =
+            |i: usize| format!("{} {}.", forms[i % forms.len()], subjects[i / forms.len() % subjects.len()]);
+        return (0..PROMPTS)
+            .map(|i| Prompt { name: i.to_string(), text: prompt(i), raw: i % 7 == 0 })
+            .collect();
     };
     let mut paths: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path()).collect();
     paths.sort();
@@ -51,7 +62,11 @@ fn tokens_do_not_depend_on_the_drafter() {
     let template = ChatTemplate::from_gguf(gguf.meta(), None, None).unwrap().unwrap();
     let encode = |prompt: &Prompt| {
         let chat = json!([{"role": "user", "content": prompt.text}]);
-        let text = if prompt.raw { prompt.text.clone() } else { template.render(&chat, None, true, &Map::new()).unwrap() };
+        let text = if prompt.raw {
+            prompt.text.clone()
+        } else {
+            template.render(&chat, None, true, &Map::new()).unwrap()
+        };
         tokenizer.encode_prompt(&text, true).unwrap()
     };
     let short: Vec<(String, Vec<u32>)> = all_prompts()
@@ -65,7 +80,8 @@ fn tokens_do_not_depend_on_the_drafter() {
     for i in 0..PROMPTS {
         let (name, ids) = &short[i * short.len() / PROMPTS];
         for (how, params) in samplings(i as u64, TOKENS) {
-            let seen = check_text(&mut model, ids, &params, tokenizer.end_ids(), &format!("{name}, {how}")).unwrap();
+            let seen =
+                check_text(&mut model, ids, &params, tokenizer.end_ids(), &format!("{name}, {how}")).unwrap();
             sum.tokens += seen.tokens;
             sum.drafted += seen.drafted;
             sum.accepted += seen.accepted;
@@ -87,13 +103,15 @@ fn logits_of_the_default_model_do_not_depend_on_the_pass() {
 #[test]
 fn logits_of_every_golden_family_do_not_depend_on_the_pass() {
     let Some(dir) = shared("golden") else { return };
-    let mut cases: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut cases: Vec<PathBuf> =
+        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     cases.sort();
     let mut checked = Vec::new();
     for case in cases {
         let Ok(golden) = Safetensors::open(case.join("golden.safetensors")) else { continue };
         let Some(raw) = golden.raw("p1.seq_ids").or_else(|| golden.raw("p0.seq_ids")) else { continue };
-        let ids: Vec<u32> = raw.bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect();
+        let ids: Vec<u32> =
+            raw.bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect();
         // Long enough for every window and block to be crossed.
         let ids: Vec<u32> = ids.iter().copied().cycle().take(140).collect();
         for path in targets(&case) {
@@ -106,8 +124,21 @@ fn logits_of_every_golden_family_do_not_depend_on_the_pass() {
             checked.push(path);
         }
     }
-    for family in ["llama", "qwen2", "qwen3", "qwen3-moe", "ministral3", "mistral-sliding", "gemma3", "gpt-oss", "gguf-quant-llama"] {
-        assert!(checked.iter().any(|path| path.components().any(|part| part.as_os_str() == family)), "{family}");
+    for family in [
+        "llama",
+        "qwen2",
+        "qwen3",
+        "qwen3-moe",
+        "ministral3",
+        "mistral-sliding",
+        "gemma3",
+        "gpt-oss",
+        "gguf-quant-llama",
+    ] {
+        assert!(
+            checked.iter().any(|path| path.components().any(|part| part.as_os_str() == family)),
+            "{family}"
+        );
     }
 }
 

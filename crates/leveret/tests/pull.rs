@@ -44,7 +44,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let model: Vec<u8> = (0..30_000u32).map(|i| (i * i >> 7) as u8).collect();
+        let model: Vec<u8> = (0..30_000u32).map(|i| ((i * i) >> 7) as u8).collect();
         let world = Self { dir, model };
         fs::create_dir(world.path("bin")).unwrap();
         script(&world.path("bin/pip"), PIP);
@@ -100,7 +100,8 @@ impl World {
     /// The model is there, and nothing but the model and its lock.
     fn complete(&self) {
         assert_eq!(fs::read(self.target()).unwrap(), self.model);
-        let mut names: Vec<_> = fs::read_dir(self.path("home/models")).unwrap().map(|f| f.unwrap().file_name()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(self.path("home/models")).unwrap().map(|f| f.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, ["small.gguf", "small.lock"]);
     }

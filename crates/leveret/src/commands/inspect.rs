@@ -109,7 +109,8 @@ fn name(source: &Source) -> String {
         Files::Gguf(gguf) => meta_text(gguf.meta(), "general.name").to_owned(),
         Files::Folder(_) => String::new(),
     };
-    let file = || source.path().file_name().unwrap_or(source.path().as_os_str()).to_string_lossy().into_owned();
+    let file =
+        || source.path().file_name().unwrap_or(source.path().as_os_str()).to_string_lossy().into_owned();
     if own.is_empty() { file() } else { own }
 }
 

@@ -113,7 +113,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         ..Options::default()
     };
     let prompt_ids = ids.clone();
-    let request = Request { prompt: ids, params, drafter: args.drafter.build(), text: Some(words.detokenizer()) };
+    let request =
+        Request { prompt: ids, params, drafter: args.drafter.build(), text: Some(words.detokenizer()) };
     let mut session = Session::new(&model, request, options)?;
 
     let interrupted = watch_for_interrupt()?;
@@ -161,7 +162,12 @@ fn watch_for_interrupt() -> Result<Arc<AtomicBool>> {
 }
 
 /// Steps to the end of the text and writes what is certain as it comes.
-fn write(session: &mut Session<Model>, model: &mut Model, output: Output, interrupted: &AtomicBool) -> Result<()> {
+fn write(
+    session: &mut Session<Model>,
+    model: &mut Model,
+    output: Output,
+    interrupted: &AtomicBool,
+) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let mut first = true;
     let mut ends_line = true;

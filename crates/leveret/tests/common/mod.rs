@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 /// The program with nothing of the user's own settings about it.
-pub fn leveret() -> Command {
+pub(crate) fn leveret() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
     for name in ["HF_TOKEN", "HF_HUB_OFFLINE", "LEVERET_CATALOGUE", "XDG_CACHE_HOME"] {
         command.env_remove(name);
@@ -13,17 +13,17 @@ pub fn leveret() -> Command {
     command
 }
 
-pub fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 /// Runs it and checks the form of a failure: the exit code, nothing on standard output, one last
 /// line that starts with `error:`, and no panic. Returns that line.
-pub fn fails(command: &mut Command, code: i32) -> String {
+pub(crate) fn fails(command: &mut Command, code: i32) -> String {
     let output = command.output().unwrap();
     let told = stderr(&output);
     assert_eq!(output.status.code(), Some(code), "{told}");
@@ -36,7 +36,7 @@ pub fn fails(command: &mut Command, code: i32) -> String {
 }
 
 /// Writes an executable shell script.
-pub fn script(path: &Path, text: &str) {
+pub(crate) fn script(path: &Path, text: &str) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();

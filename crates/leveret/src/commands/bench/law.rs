@@ -83,7 +83,11 @@ fn check_tokens(source: &Source, options: &LoadOptions, list: &[Prompt], max_tok
     let Loaded { mut model, words } = model::load(source, options)?;
     let mut sums = [Compared::default(); 3];
     for (i, prompt) in list.iter().enumerate() {
-        let ids = if prompt.raw { words.raw_prompt(&prompt.text)? } else { words.chat_prompt(&prompt.text, None)? };
+        let ids = if prompt.raw {
+            words.raw_prompt(&prompt.text)?
+        } else {
+            words.chat_prompt(&prompt.text, None)?
+        };
         for ((name, params), sum) in samplings(i as u64, max_tokens).into_iter().zip(&mut sums) {
             let what = format!("prompt {}, {name}", prompt.name);
             let seen = check_text(&mut model, &ids, &params, words.tokenizer.end_ids(), &what)?;
@@ -94,7 +98,10 @@ fn check_tokens(source: &Source, options: &LoadOptions, list: &[Prompt], max_tok
     }
     for ((name, _), sum) in samplings(0, 1).into_iter().zip(sums) {
         let Compared { tokens, drafted, accepted } = sum;
-        println!("tokens  {name}: {} prompts, {tokens} ids equal; {accepted} of {drafted} drafts accepted", list.len());
+        println!(
+            "tokens  {name}: {} prompts, {tokens} ids equal; {accepted} of {drafted} drafts accepted",
+            list.len()
+        );
     }
     Ok(())
 }

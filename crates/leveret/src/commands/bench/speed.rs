@@ -133,7 +133,13 @@ impl<'a> Bench<'a> {
         Self { model, tokens: (1..=4096).map(id).collect() }
     }
 
-    fn forward(&mut self, cache: &mut <Model as Target>::Cache, at: usize, rows: usize, logits: LogitRows) -> Result<()> {
+    fn forward(
+        &mut self,
+        cache: &mut <Model as Target>::Cache,
+        at: usize,
+        rows: usize,
+        logits: LogitRows,
+    ) -> Result<()> {
         let tokens = &self.tokens[at % 2048..][..rows];
         Ok(self.model.forward(&mut [Pass { cache, tokens, parents: None, logits }], &[])?)
     }
@@ -215,8 +221,11 @@ impl Figures {
         let milliseconds = |times: &BTreeMap<usize, f64>| -> BTreeMap<String, f64> {
             times.iter().map(|(m, seconds)| (m.to_string(), seconds * 1e3)).collect()
         };
-        let by_context: BTreeMap<String, _> =
-            self.pass_seconds.iter().map(|(context, times)| (context.to_string(), milliseconds(times))).collect();
+        let by_context: BTreeMap<String, _> = self
+            .pass_seconds
+            .iter()
+            .map(|(context, times)| (context.to_string(), milliseconds(times)))
+            .collect();
         let first = self.pass_seconds.values().next();
         // Text keys would sort 12 before 2.
         let rows = |times: BTreeMap<String, f64>| -> serde_json::Map<String, serde_json::Value> {
@@ -276,7 +285,7 @@ fn bandwidth(team: &Team) -> f64 {
     let mut times = Vec::new();
     for _ in 0..6 {
         let start = Instant::now();
-        team.run(words.len() / BLOCK, &|block| {
+        team.run(words.len() / BLOCK, |block| {
             let part = &words[block * BLOCK..][..BLOCK];
             sum.fetch_add(part.iter().fold(0, |a, &b| a.wrapping_add(b)), Relaxed);
         });

@@ -19,9 +19,11 @@ use report::Report;
 
 /// Compare with a folder of reference outputs.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "DIR is one case: a target (golden.json and target/), quantised files (golden.json and
+#[command(
+    after_help = "DIR is one case: a target (golden.json and target/), quantised files (golden.json and
 model-TYPE.gguf), tokenizers and chat templates, or sampling. One line for each compared quantity;
-exit code 1 if one differs or nothing could be compared.")]
+exit code 1 if one differs or nothing could be compared."
+)]
 pub(crate) struct Args {
     /// Folder of the case.
     dir: PathBuf,
@@ -63,7 +65,10 @@ fn compare(dir: &Path, threads: usize, report: &mut Report) -> Result<()> {
         }
     }
     if !known {
-        bail!("{}: is no golden case: expected golden.json, or a folder of tokenizers or sampling", dir.display());
+        bail!(
+            "{}: is no golden case: expected golden.json, or a folder of tokenizers or sampling",
+            dir.display()
+        );
     }
     Ok(())
 }

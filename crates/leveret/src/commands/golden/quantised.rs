@@ -14,7 +14,8 @@ use super::report::Report;
 /// Compares tensors of each file `model-TYPE.gguf` with `dequant-TYPE.safetensors`.
 pub(crate) fn compare(dir: &Path, types: &Map<String, Value>, report: &mut Report) -> Result<()> {
     for (ty, facts) in types {
-        let file = |prefix: &str, extension: &str| dir.join(format!("{prefix}-{}.{extension}", ty.to_lowercase()));
+        let file =
+            |prefix: &str, extension: &str| dir.join(format!("{prefix}-{}.{extension}", ty.to_lowercase()));
         let expected = Safetensors::open(file("dequant", "safetensors"))?;
         let source = match Source::open(file("model", "gguf")) {
             Ok(source) => source,
@@ -59,7 +60,9 @@ fn tensor(ty: &str, name: &str, source: &Source, expected: &Safetensors, report:
     dequantize(view.ty, bytes, &mut found).with_context(|| what.clone())?;
     let pairs = expected.values.iter().zip(&found);
     // What is not a number must not get lost in the maximum.
-    let diff = pairs.map(|(a, b)| (a - b).abs()).fold(0f32, |max, d| if d.is_nan() { f32::INFINITY } else { max.max(d) });
+    let diff = pairs
+        .map(|(a, b)| (a - b).abs())
+        .fold(0f32, |max, d| if d.is_nan() { f32::INFINITY } else { max.max(d) });
     report.numbers(&what, diff, 0.0);
     Ok(())
 }

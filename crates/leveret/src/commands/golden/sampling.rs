@@ -90,7 +90,9 @@ pub(crate) fn verification(path: &Path, report: &mut Report) -> Result<()> {
     for (i, case) in golden["gumbel_match"].as_array().into_iter().flatten().enumerate() {
         let row = |name: &str| -> Result<Vec<f64>> { Ok(serde_json::from_value(key(case, name)?.clone())?) };
         let (p, q) = (row("p")?, row("q")?);
-        let expected = key(case, "match_probability")?.as_f64().ok_or_else(|| anyhow!("match_probability: no number"))?;
+        let expected = key(case, "match_probability")?
+            .as_f64()
+            .ok_or_else(|| anyhow!("match_probability: no number"))?;
         let matches = (0..DRAWS).filter(|&position| {
             let noise = Noise::new(i as u64, position);
             pick(&p, &noise) == pick(&q, &noise)
@@ -99,7 +101,8 @@ pub(crate) fn verification(path: &Path, report: &mut Report) -> Result<()> {
         // Five standard deviations of a share.
         let tolerance = 5.0 * (expected * (1.0 - expected) / DRAWS as f64).sqrt();
         let detail = format!("{found:.4}, expected {expected:.4}, tolerance {tolerance:.4}");
-        let wrong: Vec<String> = ((found - expected).abs() > tolerance).then_some(detail).into_iter().collect();
+        let wrong: Vec<String> =
+            ((found - expected).abs() > tolerance).then_some(detail).into_iter().collect();
         report.count(&format!("gumbel match {i}"), 1, &wrong);
     }
     for name in ["cases", "recursive_rejection"] {

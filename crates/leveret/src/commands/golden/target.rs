@@ -53,7 +53,11 @@ fn compare_checkpoint(
     if quantized.is_some() {
         let mut model = Model::load(&source, &options(Precision::AsStored))?;
         for found in golden.compare(&mut model, quantized, Closeness::Rounded)? {
-            report.numbers(&format!("{layout} {}, int8 activations", found.quantity), found.worst, found.allowed);
+            report.numbers(
+                &format!("{layout} {}, int8 activations", found.quantity),
+                found.worst,
+                found.allowed,
+            );
         }
         return Ok(());
     }

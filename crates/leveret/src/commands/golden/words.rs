@@ -36,7 +36,8 @@ pub(crate) fn real_tokenizers(path: &Path, report: &mut Report) -> Result<()> {
         let name = facts["name"].as_str().unwrap_or_default();
         match local.get(name) {
             Some(source) => texts(&format!("tokenizer {model}"), &source.tokenizer()?, facts, false, report)?,
-            None => report.failed(&format!("tokenizer {model}"), &format!("model {name:?} is not here; leveret pull")),
+            None => report
+                .failed(&format!("tokenizer {model}"), &format!("model {name:?} is not here; leveret pull")),
         }
     }
     Ok(())
@@ -55,7 +56,8 @@ pub(crate) fn tiny_tokenizers(path: &Path, report: &mut Report) -> Result<()> {
             Err(error) => report.failed(&what, &error.to_string()),
         }
         for gguf in ggufs(&folder.with_file_name("gguf")) {
-            let what = format!("tokenizer {model}, {}", gguf.file_name().unwrap_or_default().to_string_lossy());
+            let what =
+                format!("tokenizer {model}, {}", gguf.file_name().unwrap_or_default().to_string_lossy());
             match Source::open(&gguf).and_then(|source| source.tokenizer()) {
                 Ok(tokenizer) => texts(&what, &tokenizer, facts, true, report)?,
                 Err(error) => report.failed(&what, &error.to_string()),
@@ -68,7 +70,8 @@ pub(crate) fn tiny_tokenizers(path: &Path, report: &mut Report) -> Result<()> {
 fn ggufs(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
-    let target = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("target"));
+    let target =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("target"));
     paths.retain(target);
     paths.sort();
     paths
@@ -109,10 +112,15 @@ pub(crate) fn templates(path: &Path, report: &mut Report) -> Result<()> {
         }
     }
     for (name, facts) in object("real") {
+        if facts.get("rendered").is_none() {
+            // A model without a template.
+            continue;
+        }
         let hash = facts["template_sha256"].as_str().unwrap_or_default();
         match sources.get(hash) {
             Some(text) => renderings(name, text, facts, chats, report)?,
-            None => report.failed(&format!("template {name}"), "no model with this template is here; leveret pull"),
+            None => report
+                .failed(&format!("template {name}"), "no model with this template is here; leveret pull"),
         }
     }
     for (name, facts) in object("own_templates") {
@@ -134,7 +142,9 @@ fn renderings(name: &str, text: &str, facts: &Value, chats: &Value, report: &mut
         let found = template.render(key(conversation, "messages")?, tools, generation, &Map::new());
         match (expected.as_str(), found) {
             (Some(expected), Ok(found)) if found == expected => {}
-            (Some(expected), Ok(found)) => wrong.push(format!("{chat} gives {found:?}, expected {expected:?}")),
+            (Some(expected), Ok(found)) => {
+                wrong.push(format!("{chat} gives {found:?}, expected {expected:?}"))
+            }
             (Some(_), Err(error)) => wrong.push(format!("{chat}: {error}")),
             (None, Ok(found)) => wrong.push(format!("{chat} gives {found:?}, expected an error")),
             (None, Err(_)) => {}
