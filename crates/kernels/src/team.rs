@@ -18,7 +18,7 @@ const MAX_BLOCKS: usize = (1 << 24) - 1;
 const SPIN: u32 = 64;
 /// How long an idle helper spins before it sleeps.
 const LINGER: Duration = Duration::from_micros(200);
-/// A wait for a claimed block that counts as a stall: far longer than any block takes.
+/// A wait for claimed blocks that counts as a stall, beyond what blocks of this loop take.
 const STALL: Duration = Duration::from_micros(400);
 /// The team works alone for this many times the length of a stall, so stalls cost a bounded share.
 const REST: u32 = 24;
@@ -127,6 +127,7 @@ impl Team {
         if shared.sleepers.load(Relaxed) > 0 {
             self.helpers.iter().for_each(|(_, thread)| thread.unpark());
         }
+        let start = Instant::now();
         let mut own = 0;
         let mut panic = None;
         while let Some(block) = shared.claim() {
@@ -137,15 +138,16 @@ impl Team {
             }
         }
         if shared.done.fetch_add(own, AcqRel) + own < blocks {
-            self.wait(blocks);
+            let block = start.elapsed() / own.max(1) as u32;
+            self.wait(blocks, STALL + block * 3);
         }
         if let Some(payload) = panic {
             resume_unwind(payload);
         }
     }
 
-    /// Waits for blocks that helpers have claimed.
-    fn wait(&self, blocks: usize) {
+    /// Waits for blocks that helpers have claimed; a longer wait than `stall` sends the team to rest.
+    fn wait(&self, blocks: usize, stall: Duration) {
         let mut turns = 0u32;
         let mut since = None;
         while self.shared.done.load(Acquire) < blocks {
@@ -158,7 +160,7 @@ impl Team {
                 }
             }
         }
-        if let Some(waited) = since.map(|s| s.elapsed()).filter(|&w| w > STALL) {
+        if let Some(waited) = since.map(|s| s.elapsed()).filter(|&w| w > stall) {
             // SAFETY: `Team` is not `Sync`, so only this thread touches `rest_until`.
             unsafe { *self.rest_until.get() = Some(Instant::now() + waited * REST) };
             self.shared.resting.store(true, Relaxed);

@@ -63,9 +63,11 @@ impl Work<'_> {
     }
 }
 
-/// Weights that a block of the loop covers: large against the price of a claim, small against the cache and
-/// against what waiting for the last one costs.
+/// Weights that a block of the loop covers, for up to [`BLOCK_ROWS`] rows: large against the price of a claim,
+/// small against the cache and against what waiting for the last one costs. More rows, fewer weights.
 const BLOCK_BYTES: usize = 48 * 1024;
+/// See [`BLOCK_BYTES`].
+const BLOCK_ROWS: usize = 16;
 
 /// Multiplies, all jobs in one parallel region. Each output is one fixed sequence of operations over k, whatever
 /// the other rows, jobs and threads.
@@ -78,20 +80,17 @@ pub fn matmul(team: &Team, x: &Activations, jobs: &mut [Job<'_>]) {
         let count = count(&job.rows, x);
         assert_eq!(job.matrix.cols(), x.cols(), "activations of another width than the weights");
         assert_eq!(job.out.len(), count * job.matrix.rows(), "output of another size than rows x features");
-        if count > 0 {
-            blocks += job_blocks(job.matrix);
-        }
+        blocks += job_blocks(job.matrix, count);
     }
     let jobs = Shared::new(jobs);
     team.run(blocks, |block| {
         // SAFETY: blocks only read the jobs; what they write lies behind the `out` pointers, in panels of their own.
         let jobs: &[Job<'_>] = unsafe { jobs.all() };
-        let Some((job, first)) = find(jobs, x, block) else { return };
-        let per_block = panels_per_block(job.matrix);
+        let Some((job, count, first)) = find(jobs, x, block) else { return };
+        let per_block = panels_per_block(job.matrix, count);
         let panels = first * per_block..((first + 1) * per_block).min(job.matrix.panels());
         let out = Shared::behind(&job.out);
-        let work =
-            Work { matrix: job.matrix, x, rows: &job.rows, count: count(&job.rows, x), out, add: job.add };
+        let work = Work { matrix: job.matrix, x, rows: &job.rows, count, out, add: job.add };
         run_panels(&work, panels);
     });
 }
@@ -110,25 +109,30 @@ fn count(rows: &Rows<'_>, x: &Activations) -> usize {
     }
 }
 
-fn panels_per_block(matrix: &Matrix) -> usize {
-    (BLOCK_BYTES / matrix.panel_bytes().max(1)).max(1)
+fn panels_per_block(matrix: &Matrix, rows: usize) -> usize {
+    let bytes = BLOCK_BYTES * BLOCK_ROWS / rows.max(BLOCK_ROWS);
+    (bytes / matrix.panel_bytes().max(1)).max(1)
 }
 
-fn job_blocks(matrix: &Matrix) -> usize {
-    matrix.panels().div_ceil(panels_per_block(matrix))
+fn job_blocks(matrix: &Matrix, rows: usize) -> usize {
+    if rows == 0 { 0 } else { matrix.panels().div_ceil(panels_per_block(matrix, rows)) }
 }
 
-/// The job that block `block` of the region belongs to, and the block's number in it.
-fn find<'a, 'b>(jobs: &'a [Job<'b>], x: &Activations, mut block: usize) -> Option<(&'a Job<'b>, usize)> {
+/// The job that block `block` of the region belongs to, its number of rows, and the block's number in it.
+fn find<'a, 'b>(
+    jobs: &'a [Job<'b>],
+    x: &Activations,
+    mut block: usize,
+) -> Option<(&'a Job<'b>, usize, usize)> {
     for job in jobs {
-        let blocks = match &job.rows {
-            Rows::All if x.rows() == 0 => 0,
-            Rows::Range(range) if range.is_empty() => 0,
-            Rows::List([]) => 0,
-            _ => job_blocks(job.matrix),
+        let rows = match &job.rows {
+            Rows::All => x.rows(),
+            Rows::Range(range) => range.len(),
+            Rows::List(rows) => rows.len(),
         };
+        let blocks = job_blocks(job.matrix, rows);
         if block < blocks {
-            return Some((job, block));
+            return Some((job, rows, block));
         }
         block -= blocks;
     }
