@@ -266,3 +266,6 @@ pub fn check_text<T: Target>(
     let stats = drafted.stats();
     Ok(Compared { tokens: found.len(), drafted: stats.drafted, accepted: stats.accepted })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! `leveret bench law`: the law on a real model over real prompts.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -48,7 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if !args.only_bits {
         check_tokens(&source, &options, &list, args.max_tokens)?;
     }
-    println!("law holds: {}", source.path().display());
+    writeln!(std::io::stdout(), "law holds: {}", source.path().display())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -73,7 +74,7 @@ fn check_bits(source: &Source, options: &LoadOptions, list: &[Prompt]) -> Result
             empty => empty.insert(Reference::new(&mut model, &tokens)?),
         };
         let rows = reference.check(&mut model, &format!("{threads} threads"))?;
-        println!("bits    {threads} threads: {rows} rows equal");
+        writeln!(std::io::stdout(), "bits    {threads} threads: {rows} rows equal")?;
     }
     Ok(())
 }
@@ -98,10 +99,11 @@ fn check_tokens(source: &Source, options: &LoadOptions, list: &[Prompt], max_tok
     }
     for ((name, _), sum) in samplings(0, 1).into_iter().zip(sums) {
         let Compared { tokens, drafted, accepted } = sum;
-        println!(
+        writeln!(
+            std::io::stdout(),
             "tokens  {name}: {} prompts, {tokens} ids equal; {accepted} of {drafted} drafts accepted",
             list.len()
-        );
+        )?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The lines of a comparison and its outcome.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -36,13 +37,13 @@ impl Report {
 
     /// Something in the folder that this version does not compare.
     pub(crate) fn not_yet(&self, what: &str, why: &str) {
-        println!("{what:<44} not yet supported{}{why}", if why.is_empty() { "" } else { ": " });
+        say(&format!("{what:<44} not yet supported{}{why}", if why.is_empty() { "" } else { ": " }));
     }
 
     fn line(&mut self, what: &str, detail: &str, ok: bool) {
         self.compared += 1;
         self.wrong += usize::from(!ok);
-        println!("{what:<44} {detail}  {}", if ok { "ok" } else { "MISMATCH" });
+        say(&format!("{what:<44} {detail}  {}", if ok { "ok" } else { "MISMATCH" }));
     }
 
     /// Exit code 1 if something differed.
@@ -50,10 +51,16 @@ impl Report {
         match (self.compared, self.wrong) {
             (0, _) => bail!("{}: nothing in it can be compared by this version", dir.display()),
             (all, 0) => {
-                println!("{}: {all} quantities, all ok", dir.display());
+                say(&format!("{}: {all} quantities, all ok", dir.display()));
                 Ok(ExitCode::SUCCESS)
             }
             (all, wrong) => bail!("{}: {wrong} of {all} quantities differ", dir.display()),
         }
     }
+}
+
+/// One line of standard output. A reader that has gone away does not stop the comparison: its
+/// outcome is the exit code.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
