@@ -4,11 +4,29 @@
 //! metadata into one descriptor; `target` composes layers over `leveret-kernels`. Tokenizer
 //! and chat template stand beside that path and know nothing of the network.
 
+mod arch;
+mod cache;
+pub mod config;
+mod decoder;
 mod error;
+mod footprint;
 pub mod formats;
+pub mod golden;
+mod layers;
+mod load;
 pub mod template;
 pub mod tokenizer;
 mod target;
+mod weights;
 
+pub use arch::supported_architectures;
+pub use cache::Sequence;
+pub use config::Config;
+pub use decoder::Model;
 pub use error::{Error, Result};
+pub use footprint::Footprint;
+pub use leveret_kernels::attention::KvType;
+pub use leveret_kernels::{ElementType, Team};
+pub use load::{Files, LoadOptions, Source};
 pub use target::{Cache, LogitRows, Pass, Tap, Target};
+pub use weights::Precision;

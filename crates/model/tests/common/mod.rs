@@ -21,7 +21,16 @@ pub(crate) fn golden(path: &str) -> PathBuf {
 /// A golden JSON file.
 pub(crate) fn golden_json(path: &str) -> serde_json::Value {
     let path = golden(path);
-    let text = std::fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("golden {}: {error}", path.display()));
+    let text =
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("golden {}: {error}", path.display()));
     serde_json::from_str(&text).unwrap()
+}
+
+/// Every golden folder with recorded outputs, by name.
+pub(crate) fn goldens() -> Vec<leveret_model::golden::Golden> {
+    let entries = std::fs::read_dir(golden("")).unwrap();
+    let mut dirs: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    dirs.retain(|dir| dir.join("golden.safetensors").is_file());
+    dirs.sort();
+    dirs.iter().map(|dir| leveret_model::golden::Golden::open(dir).unwrap()).collect()
 }

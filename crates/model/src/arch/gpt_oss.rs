@@ -1,0 +1,78 @@
+//! gpt-oss: mixture of experts with biases everywhere and a clamped activation, attention with
+//! sinks, every other layer with a sliding window.
+
+use super::Family;
+use crate::Result;
+use crate::config::gguf::{GgufConfig, GgufFamily};
+use crate::config::hf::HfConfig;
+use crate::config::{Activation, Config, ExpertNames, ExpertsConfig, Presence, Routing, TensorNames};
+
+pub(super) const GPT_OSS: Family =
+    Family { name: "gpt_oss", hf: &["gpt_oss"], from_hf, gguf: &["gpt-oss"], from_gguf };
+
+/// Layers per full layer, where a file does not say.
+const PERIOD: usize = 2;
+/// Bound of the activation, where a file does not say.
+const LIMIT: f64 = 7.0;
+
+const HF_NAMES: TensorNames = TensorNames {
+    router: "mlp.router",
+    experts: ExpertNames::Alternating { gate_up: "mlp.experts.gate_up_proj", down: "mlp.experts.down_proj" },
+    ..TensorNames::HF
+};
+
+const GGUF_NAMES: TensorNames = TensorNames { mlp_norm: "post_attention_norm", ..TensorNames::GGUF };
+
+fn from_hf(keys: &HfConfig<'_>) -> Result<Config> {
+    let mut config = keys.decoder("gpt_oss", false)?;
+    let layers = config.layers.len();
+    let sliding = keys.sliding_layers(layers)?;
+    let sliding = sliding.unwrap_or_else(|| (0..layers).map(|i| (i + 1) % PERIOD != 0).collect());
+    let used = match keys.count("num_experts_per_tok")? {
+        Some(used) => used,
+        None => keys.need_count("experts_per_token")?,
+    };
+    let experts = experts(keys.need_count("num_local_experts")?, used);
+    let width = keys.need_count("intermediate_size")?;
+    let bias = keys.flag("attention_bias")?.unwrap_or(true).into();
+    config.names = HF_NAMES;
+    let limit = keys.number("swiglu_limit")?.unwrap_or(LIMIT);
+    let mut config = compose(config, limit, experts, width, bias);
+    config.set_windows(keys.count("sliding_window")?, |i| sliding[i]);
+    Ok(config)
+}
+
+/// The format cannot say whether the ends of YaRN's ramp are rounded. The released checkpoints
+/// do not round, so neither do we: both layouts of a model give the same text.
+fn from_gguf(keys: &GgufConfig<'_>) -> Result<Config> {
+    let family = GgufFamily {
+        name: "gpt_oss",
+        activation: Activation::SwiGlu,
+        interleaved: false,
+        yarn_truncate: false,
+    };
+    let mut config = keys.decoder(family)?;
+    let experts = experts(keys.require("expert_count")?, keys.require("expert_used_count")?);
+    let width = keys.require("expert_feed_forward_length")?;
+    config.names = GGUF_NAMES;
+    let sliding = keys.sliding_layers(config.layers.len(), PERIOD)?;
+    let mut config = compose(config, LIMIT, experts, width, Presence::Yes);
+    config.set_windows(keys.get("attention.sliding_window")?, |i| sliding[i]);
+    Ok(config)
+}
+
+fn experts(count: usize, used: usize) -> ExpertsConfig {
+    ExpertsConfig { count, used, routing: Routing::SoftmaxChosen, router_bias: true }
+}
+
+fn compose(mut config: Config, limit: f64, experts: ExpertsConfig, width: usize, bias: Presence) -> Config {
+    config.set_experts(experts, width);
+    for layer in &mut config.layers {
+        let attention = &mut layer.attention;
+        attention.sinks = true;
+        (attention.qkv_bias, attention.out_bias) = (bias, bias);
+        layer.mlp.bias = Presence::Yes;
+        layer.mlp.activation = Activation::ClampedSwiGlu { limit: limit as f32 };
+    }
+    config
+}

@@ -1,0 +1,110 @@
+//! Mistral: Llama with a sliding window; Ministral 3 adds YaRN and queries that grow with the
+//! position. Reads Mistral's own `params.json` too.
+
+use super::Family;
+use crate::config::gguf::{GgufConfig, GgufFamily};
+use crate::config::hf::HfConfig;
+use crate::config::{Activation, Config, QueryGrowth, RopeScaling, TensorNames};
+use crate::{Error, Result};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+pub(super) const MISTRAL: Family =
+    Family { name: "mistral", hf: &["mistral", "ministral3"], from_hf, gguf: &["mistral3"], from_gguf };
+
+fn from_hf(keys: &HfConfig<'_>) -> Result<Config> {
+    let mut config = keys.decoder("mistral", false)?;
+    config.set_windows(keys.count("sliding_window")?, |_| true);
+    if let Some(beta) = keys.rope_number("llama_4_scaling_beta")? {
+        let period = match keys.rope_number("original_max_position_embeddings")? {
+            Some(original) => original as usize,
+            None => config.max_context,
+        };
+        set_growth(&mut config, beta as f32, period);
+    }
+    Ok(config)
+}
+
+fn from_gguf(keys: &GgufConfig<'_>) -> Result<Config> {
+    let family = GgufFamily {
+        name: "mistral",
+        activation: Activation::SwiGlu,
+        interleaved: true,
+        yarn_truncate: true,
+    };
+    let mut config = keys.decoder(family)?;
+    if let Some(beta) = keys.get::<f32>("attention.temperature_scale")?.filter(|&beta| beta != 0.0) {
+        let period = match keys.get("attention.temperature_length")? {
+            Some(length) => length,
+            None => match config.rotations[0].scaling {
+                RopeScaling::Yarn { original, .. } => original as usize,
+                _ => config.max_context,
+            },
+        };
+        set_growth(&mut config, beta, period);
+    }
+    Ok(config)
+}
+
+fn set_growth(config: &mut Config, beta: f32, period: usize) {
+    for layer in &mut config.layers {
+        layer.attention.query_growth = Some(QueryGrowth { beta, period });
+    }
+}
+
+/// Describes the model of a `params.json`: its keys translated, its tensor names, its row order.
+pub(crate) fn from_params(path: &Path, params: &Value) -> Result<Config> {
+    for key in ["moe", "quantization"] {
+        if params.get(key).is_some_and(|v| !v.is_null()) {
+            return Err(Error::unsupported(
+                path,
+                format!("`{key}` in params.json; supported: dense models with float weights"),
+            ));
+        }
+    }
+    let mut translated = Map::new();
+    const KEYS: [(&str, &str); 11] = [
+        ("dim", "hidden_size"),
+        ("n_layers", "num_hidden_layers"),
+        ("n_heads", "num_attention_heads"),
+        ("n_kv_heads", "num_key_value_heads"),
+        ("head_dim", "head_dim"),
+        ("hidden_dim", "intermediate_size"),
+        ("norm_eps", "rms_norm_eps"),
+        ("vocab_size", "vocab_size"),
+        ("rope_theta", "rope_theta"),
+        ("tied_embeddings", "tie_word_embeddings"),
+        ("sliding_window", "sliding_window"),
+    ];
+    for (theirs, ours) in KEYS {
+        if let Some(value) = params.get(theirs) {
+            translated.insert(ours.into(), value.clone());
+        }
+    }
+    // The file may leave the context out; released models then have 32k.
+    let context = ["max_position_embeddings", "max_seq_len"].iter().find_map(|key| params.get(key));
+    translated.insert("max_position_embeddings".into(), context.cloned().unwrap_or(json!(32_768)));
+    if let Some(yarn) = params.get("yarn").filter(|v| !v.is_null()) {
+        let field = |key: &str| yarn.get(key).cloned().unwrap_or(Value::Null);
+        let applied = yarn.get("apply_scale").and_then(Value::as_bool).unwrap_or(true);
+        let magnitude = if applied { Value::Null } else { json!(1.0) };
+        let mut scaling = json!({
+            "rope_type": "yarn",
+            "factor": field("factor"),
+            "original_max_position_embeddings": field("original_max_position_embeddings"),
+            "beta_fast": field("beta"),
+            "beta_slow": field("alpha"),
+            "attention_factor": magnitude,
+        });
+        if let Some(beta) = params.get("llama_4_scaling").and_then(|s| s.get("beta")) {
+            scaling["llama_4_scaling_beta"] = beta.clone();
+        }
+        translated.insert("rope_scaling".into(), scaling);
+    }
+    let root = Value::Object(translated);
+    let mut config = from_hf(&HfConfig::new(path, &root)?)?;
+    config.names = TensorNames::MISTRAL;
+    config.rotations.iter_mut().for_each(|rotation| rotation.interleaved = true);
+    config.check(path)?;
+    Ok(config)
+}

@@ -1,0 +1,119 @@
+//! The state of one sequence: per layer what its attention has to look back on.
+//!
+//! Slot `i` holds committed row `i`; the rows of a pass stand behind the committed ones until
+//! `commit` moves the accepted path down and forgets the rest.
+
+use crate::config::Config;
+use crate::target::Cache;
+use crate::{Error, Result};
+use leveret_kernels::attention::{KvBuffer, KvType};
+
+/// Parent of a row that follows the committed ones directly.
+const ROOT: u32 = u32::MAX;
+
+/// State of one sequence.
+#[derive(Debug)]
+pub struct Sequence {
+    len: usize,
+    capacity: usize,
+    /// Parent of each row of the last pass, until they are committed.
+    parents: Vec<u32>,
+    pub(crate) layers: Vec<LayerState>,
+}
+
+/// What one layer keeps.
+#[derive(Debug)]
+pub(crate) enum LayerState {
+    /// Keys and values of every row.
+    Attention(KvBuffer),
+}
+
+impl Sequence {
+    /// An empty sequence with room for `capacity` rows.
+    pub(crate) fn new(config: &Config, kv: KvType, capacity: usize) -> Result<Self> {
+        if capacity == 0 {
+            return Err(Error::request("a cache for 0 rows was asked for, expected at least 1"));
+        }
+        let layer = |layer: &crate::config::LayerConfig| {
+            let a = &layer.attention;
+            KvBuffer::new(kv, a.kv_heads, a.k_dim, a.v_dim, capacity).map(LayerState::Attention).ok_or_else(
+                || {
+                    Error::request(format!(
+                        "no memory for a cache of {capacity} rows: ask for a shorter context"
+                    ))
+                },
+            )
+        };
+        let layers = config.layers.iter().map(layer).collect::<Result<_>>()?;
+        Ok(Self { len: 0, capacity, parents: Vec::new(), layers })
+    }
+
+    /// Bytes that the full cache takes.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().map(|LayerState::Attention(kv)| kv.bytes()).sum()
+    }
+
+    /// Checks that `rows` more rows fit.
+    pub(crate) fn check_room(&self, rows: usize) -> Result<()> {
+        if rows <= self.capacity - self.len {
+            return Ok(());
+        }
+        let (len, capacity) = (self.len, self.capacity);
+        Err(Error::request(format!(
+            "context overflow: {len} rows are cached and {rows} more were asked for, but the cache has room for {capacity}; \
+             shorten the prompt or ask for a longer context"
+        )))
+    }
+
+    /// Notes the rows of a pass that was written behind the committed ones.
+    pub(crate) fn set_pending(&mut self, parents: impl Iterator<Item = Option<usize>>) {
+        self.parents.clear();
+        self.parents.extend(parents.map(|parent| parent.map_or(ROOT, |p| p as u32)));
+    }
+}
+
+impl Cache for Sequence {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn commit(&mut self, path: &[usize]) -> Result<()> {
+        let mut parent = ROOT;
+        for &row in path {
+            if self.parents.get(row) != Some(&parent) {
+                let rows = self.parents.len();
+                return Err(Error::request(format!(
+                    "commit of rows {path:?}: row {row} does not continue the path in the last pass of {rows} rows"
+                )));
+            }
+            parent = row as u32;
+        }
+        // Parents precede children, so the path ascends and no row overwrites one still to be moved.
+        for (i, &row) in path.iter().enumerate() {
+            if row != i {
+                for LayerState::Attention(kv) in &mut self.layers {
+                    kv.move_row(self.len + row, self.len + i);
+                }
+            }
+        }
+        self.len += path.len();
+        self.parents.clear();
+        Ok(())
+    }
+
+    fn truncate(&mut self, len: usize) -> Result<()> {
+        if len > self.len {
+            return Err(Error::request(format!(
+                "truncation to {len} rows, but only {} are committed",
+                self.len
+            )));
+        }
+        self.len = len;
+        self.parents.clear();
+        Ok(())
+    }
+}

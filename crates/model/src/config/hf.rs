@@ -1,0 +1,268 @@
+//! Reading a Hugging Face `config.json`: typed keys with errors that name them, the sizes all
+//! families share, and the position rotation in its old (`rope_scaling`, `rope_theta`) and new
+//! (`rope_parameters`) spelling.
+
+use super::rope::yarn_magnitude;
+use super::{Activation, AttentionConfig, Config, Head, LayerConfig, MlpConfig, Presence};
+use super::{RopeScaling, Rotation, TensorNames};
+use crate::{Error, Result};
+use serde_json::{Map, Value};
+use std::path::Path;
+
+/// Keys of one configuration; multimodal wrappers keep the text model's in `text_config`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HfConfig<'a> {
+    path: &'a Path,
+    /// Searched first: the rope section, while that is being read.
+    section: Option<&'a Map<String, Value>>,
+    text: &'a Map<String, Value>,
+    outer: &'a Map<String, Value>,
+}
+
+impl<'a> HfConfig<'a> {
+    pub(crate) fn new(path: &'a Path, root: &'a Value) -> Result<Self> {
+        let Some(outer) = root.as_object() else {
+            return Err(Error::format(path, "expected a JSON object"));
+        };
+        let text = outer.get("text_config").and_then(Value::as_object).unwrap_or(outer);
+        Ok(Self { path, section: None, text, outer })
+    }
+
+    pub(crate) fn path(&self) -> &'a Path {
+        self.path
+    }
+
+    /// `model_type` of the text model.
+    pub(crate) fn model_type(&self) -> Result<&'a str> {
+        self.text_value("model_type").ok_or_else(|| self.missing("model_type"))
+    }
+
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        let places = [self.section, Some(self.text), Some(self.outer)];
+        places.into_iter().flatten().filter_map(|keys| keys.get(key)).find(|v| !v.is_null())
+    }
+
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
+    fn missing(&self, key: &str) -> Error {
+        Error::format(self.path, format!("key `{key}` is missing"))
+    }
+
+    fn wrong(&self, key: &str, found: &Value, expected: &str) -> Error {
+        let mut found = found.to_string();
+        found.truncate(found.floor_char_boundary(60));
+        Error::format(self.path, format!("key `{key}` is {found}, expected {expected}"))
+    }
+
+    fn text_value(&self, key: &str) -> Option<&'a str> {
+        self.get(key).and_then(Value::as_str)
+    }
+
+    pub(crate) fn count(&self, key: &str) -> Result<Option<usize>> {
+        self.get(key)
+            .map(|v| {
+                v.as_u64().and_then(|n| n.try_into().ok()).ok_or_else(|| self.wrong(key, v, "a whole number"))
+            })
+            .transpose()
+    }
+
+    pub(crate) fn need_count(&self, key: &str) -> Result<usize> {
+        self.count(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    pub(crate) fn number(&self, key: &str) -> Result<Option<f64>> {
+        self.get(key).map(|v| v.as_f64().ok_or_else(|| self.wrong(key, v, "a number"))).transpose()
+    }
+
+    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>> {
+        self.get(key).map(|v| v.as_bool().ok_or_else(|| self.wrong(key, v, "true or false"))).transpose()
+    }
+
+    /// A list of whole numbers, empty if the key is absent.
+    pub(crate) fn counts(&self, key: &str) -> Result<Vec<usize>> {
+        let count = |v: &Value| {
+            v.as_u64().and_then(|n| n.try_into().ok()).ok_or_else(|| self.wrong(key, v, "whole numbers"))
+        };
+        self.list(key)?.unwrap_or_default().iter().map(count).collect()
+    }
+
+    /// A number in the rope section that is not about rotation.
+    pub(crate) fn rope_number(&self, key: &str) -> Result<Option<f64>> {
+        Self { section: self.rope_section(None), ..*self }.number(key)
+    }
+
+    fn list(&self, key: &str) -> Result<Option<&'a [Value]>> {
+        let list = |v: &'a Value| v.as_array().map(Vec::as_slice).ok_or_else(|| self.wrong(key, v, "a list"));
+        self.get(key).map(list).transpose()
+    }
+
+    /// For each of `layers` whether it has the sliding window, from `layer_types`; absent if the key is.
+    pub(crate) fn sliding_layers(&self, layers: usize) -> Result<Option<Vec<bool>>> {
+        let Some(types) = self.list("layer_types")? else { return Ok(None) };
+        if types.len() != layers {
+            return Err(Error::format(
+                self.path,
+                format!("`layer_types` names {} layers, expected {layers}", types.len()),
+            ));
+        }
+        let sliding = |v: &Value| match v.as_str() {
+            Some("sliding_attention") => Ok(true),
+            Some("full_attention") => Ok(false),
+            _ => Err(self.wrong("layer_types", v, "`sliding_attention` or `full_attention`")),
+        };
+        types.iter().map(sliding).collect::<Result<_>>().map(Some)
+    }
+
+    /// The sizes all families share, as a decoder whose layers are alike, without norms on
+    /// queries and keys, windows or biases. `tied` is what a missing `tie_word_embeddings` means.
+    pub(crate) fn decoder(&self, family: &'static str, tied: bool) -> Result<Config> {
+        self.refuse_quantized()?;
+        let hidden = self.need_count("hidden_size")?;
+        let heads = self.need_count("num_attention_heads")?;
+        let head_dim = match self.count("head_dim")? {
+            Some(dim) => dim,
+            None if heads > 0 && hidden.is_multiple_of(heads) => hidden / heads,
+            None => {
+                let what = format!(
+                    "`hidden_size` {hidden} is not a multiple of `num_attention_heads` {heads}, and there is no `head_dim`"
+                );
+                return Err(Error::format(self.path, what));
+            }
+        };
+        let layer = LayerConfig {
+            attention: AttentionConfig {
+                heads,
+                kv_heads: self.count("num_key_value_heads")?.unwrap_or(heads),
+                k_dim: head_dim,
+                v_dim: head_dim,
+                scale: (1.0 / (head_dim as f64).sqrt()) as f32,
+                window: None,
+                softcap: None,
+                sinks: false,
+                qk_norm: false,
+                qkv_bias: Presence::No,
+                out_bias: Presence::No,
+                rotation: 0,
+                query_growth: None,
+            },
+            mlp: MlpConfig {
+                width: self.need_count("intermediate_size")?,
+                activation: self.activation()?,
+                bias: Presence::No,
+                experts: None,
+            },
+            post_norms: false,
+        };
+        let max_context = self.need_count("max_position_embeddings")?;
+        let layers = super::alike(self.path, layer, self.need_count("num_hidden_layers")?)?;
+        Ok(Config {
+            family,
+            vocab: self.need_count("vocab_size")?,
+            hidden,
+            max_context,
+            norm_eps: self.number("rms_norm_eps")?.ok_or_else(|| self.missing("rms_norm_eps"))? as f32,
+            norm_offset: 0.0,
+            embedding_scale: 1.0,
+            final_softcap: None,
+            head: if self.flag("tie_word_embeddings")?.unwrap_or(tied) { Head::Tied } else { Head::Own },
+            rotations: vec![self.rotation(None, head_dim, 10_000.0)?],
+            layers,
+            names: TensorNames::HF,
+        })
+    }
+
+    fn activation(&self) -> Result<Activation> {
+        let key = if self.has("hidden_activation") { "hidden_activation" } else { "hidden_act" };
+        match self.text_value(key) {
+            None | Some("silu" | "swish") => Ok(Activation::SwiGlu),
+            Some("gelu_pytorch_tanh") => Ok(Activation::GegluTanh),
+            Some(other) => {
+                let what = format!("`{key}` is `{other}`; supported: silu, gelu_pytorch_tanh");
+                Err(Error::unsupported(self.path, what))
+            }
+        }
+    }
+
+    fn refuse_quantized(&self) -> Result<()> {
+        let Some(config) = self.get("quantization_config") else { return Ok(()) };
+        match config.get("quant_method").and_then(Value::as_str) {
+            Some("mxfp4") => Ok(()),
+            method => {
+                let method = method.unwrap_or("not named");
+                let what = format!(
+                    "`quantization_config`: method {method}; supported: mxfp4. Use the unquantised checkpoint (with --quantize) or a GGUF file"
+                );
+                Err(Error::unsupported(self.path, what))
+            }
+        }
+    }
+
+    /// The rotation of layers of type `layer_type` (`rope_parameters` may differ by type).
+    pub(crate) fn rotation(&self, layer_type: Option<&str>, head_dim: usize, base: f64) -> Result<Rotation> {
+        let section = self.rope_section(layer_type);
+        let keys = Self { section, ..*self };
+        let share = keys.number("partial_rotary_factor")?.unwrap_or(1.0);
+        let scaling = match section {
+            Some(_) => keys.scaling(self.need_count("max_position_embeddings")?)?,
+            None => RopeScaling::None,
+        };
+        Ok(Rotation {
+            base: keys.number("rope_theta")?.unwrap_or(base),
+            dims: (head_dim as f64 * share) as usize,
+            interleaved: false,
+            scaling,
+        })
+    }
+
+    fn rope_section(&self, layer_type: Option<&str>) -> Option<&'a Map<String, Value>> {
+        if let Some(new) = self.get("rope_parameters").and_then(Value::as_object) {
+            let by_type = layer_type.and_then(|t| new.get(t)).and_then(Value::as_object);
+            return Some(by_type.unwrap_or(new));
+        }
+        self.get("rope_scaling").and_then(Value::as_object)
+    }
+
+    /// `self` is a rope section here; keys it lacks are looked up in the configuration around it.
+    fn scaling(&self, max_context: usize) -> Result<RopeScaling> {
+        let number = |key: &str| self.number(key)?.ok_or_else(|| self.missing(key));
+        let original = || Ok(self.number("original_max_position_embeddings")?.unwrap_or(max_context as f64));
+        match self.text_value("rope_type").or(self.text_value("type")).unwrap_or("default") {
+            "default" => Ok(RopeScaling::None),
+            "linear" => Ok(RopeScaling::Linear { factor: number("factor")? }),
+            "llama3" => Ok(RopeScaling::Llama3 {
+                factor: number("factor")?,
+                low: number("low_freq_factor")?,
+                high: number("high_freq_factor")?,
+                original: original()?,
+            }),
+            "yarn" => {
+                let factor = number("factor")?;
+                let magnitude = match (
+                    self.number("attention_factor")?,
+                    self.number("mscale")?,
+                    self.number("mscale_all_dim")?,
+                ) {
+                    (Some(given), ..) => given,
+                    (None, Some(one), Some(all)) if one != 0.0 && all != 0.0 => {
+                        yarn_magnitude(factor, one) / yarn_magnitude(factor, all)
+                    }
+                    _ => yarn_magnitude(factor, 1.0),
+                };
+                Ok(RopeScaling::Yarn {
+                    factor,
+                    original: original()?,
+                    beta_fast: self.number("beta_fast")?.unwrap_or(32.0),
+                    beta_slow: self.number("beta_slow")?.unwrap_or(1.0),
+                    truncate: self.flag("truncate")?.unwrap_or(true),
+                    magnitude,
+                })
+            }
+            other => {
+                let what = format!("rope type `{other}`; supported: default, linear, llama3, yarn");
+                Err(Error::unsupported(self.path, what))
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! What a decoder is, whatever file described it: sizes, and for each layer what it is composed of.
+//!
+//! A family in [`crate::arch`] fills a [`Config`] from GGUF metadata ([`gguf`]) or a
+//! `config.json` ([`hf`]); weights, caches and the forward pass read nothing else.
+
+pub(crate) mod gguf;
+pub(crate) mod hf;
+mod names;
+mod rope;
+
+use crate::{Error, Result};
+use std::path::Path;
+
+pub use names::{ExpertNames, TensorNames};
+pub use rope::{RopeScaling, Rotation};
+
+/// A decoder: embedding, layers, final norm, head.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Name of the family, as [`supported_architectures`](crate::supported_architectures) lists it.
+    pub family: &'static str,
+    /// Token ids: rows of the embedding and of the head.
+    pub vocab: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Positions that the model was made for.
+    pub max_context: usize,
+    /// Added to the mean square in every norm.
+    pub norm_eps: f32,
+    /// Added to every stored norm weight: 1 where a checkpoint stores the distance from one.
+    pub norm_offset: f32,
+    /// Factor on embedding rows.
+    pub embedding_scale: f32,
+    /// `cap * tanh(logit / cap)` on logits.
+    pub final_softcap: Option<f32>,
+    /// Where the head's matrix comes from.
+    pub head: Head,
+    /// The distinct position rotations; layers name them by index.
+    pub rotations: Vec<Rotation>,
+    /// From the embedding to the head.
+    pub layers: Vec<LayerConfig>,
+    /// How the file calls its tensors.
+    pub names: TensorNames,
+}
+
+/// Where the head's matrix comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// The embedding serves as head.
+    Tied,
+    /// A tensor of its own.
+    Own,
+    /// A tensor of its own if the file has one, else the embedding.
+    OwnIfPresent,
+}
+
+/// Whether a tensor belongs to the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Not part of it, even if the file should hold one.
+    No,
+    /// Missing is an error.
+    Yes,
+    /// Used if the file holds one: the metadata do not say.
+    IfPresent,
+}
+
+impl From<bool> for Presence {
+    fn from(yes: bool) -> Self {
+        if yes { Presence::Yes } else { Presence::No }
+    }
+}
+
+/// One decoder layer: attention and MLP, each added to the residual stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerConfig {
+    /// How rows read earlier rows.
+    pub attention: AttentionConfig,
+    /// What is done to each row alone.
+    pub mlp: MlpConfig,
+    /// Norms on the outputs of attention and MLP too, before they are added.
+    pub post_norms: bool,
+}
+
+/// Softmax attention over a key-value cache.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttentionConfig {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of a query and key head.
+    pub k_dim: usize,
+    /// Width of a value head.
+    pub v_dim: usize,
+    /// Factor on the scores.
+    pub scale: f32,
+    /// Rows see at most this many rows, their own included.
+    pub window: Option<usize>,
+    /// `cap * tanh(score / cap)` on scores.
+    pub softcap: Option<f32>,
+    /// A learned logit per head that takes part in the softmax and has no value.
+    pub sinks: bool,
+    /// Norms on each query and key head before the rotation.
+    pub qk_norm: bool,
+    /// Biases of the query, key and value projections.
+    pub qkv_bias: Presence,
+    /// Bias of the output projection.
+    pub out_bias: Presence,
+    /// Index into [`Config::rotations`].
+    pub rotation: usize,
+    /// Factor on queries that grows with the position.
+    pub query_growth: Option<QueryGrowth>,
+}
+
+/// `1 + beta * ln(1 + floor(position / period))` on queries (Llama 4, Ministral 3).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueryGrowth {
+    /// Strength.
+    pub beta: f32,
+    /// Positions until the first step.
+    pub period: usize,
+}
+
+/// A gated MLP, dense or with experts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MlpConfig {
+    /// Inner width (of one expert).
+    pub width: usize,
+    /// Between gate and up projection.
+    pub activation: Activation,
+    /// Biases of all projections.
+    pub bias: Presence,
+    /// Absent: dense.
+    pub experts: Option<ExpertsConfig>,
+}
+
+/// How rows choose experts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ExpertsConfig {
+    /// Experts in the layer.
+    pub count: usize,
+    /// Experts that a row uses.
+    pub used: usize,
+    /// How router logits become weights.
+    pub routing: Routing,
+    /// Bias of the router.
+    pub router_bias: bool,
+}
+
+/// How router logits become the weights of the chosen experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Routing {
+    /// Softmax over all experts, then the largest: their weights need not sum to one.
+    SoftmaxAll,
+    /// Softmax over the chosen experts only, which is the same as softmax over all, renormalised.
+    SoftmaxChosen,
+}
+
+/// The gated activation of an MLP.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Activation {
+    /// `silu(gate) * up`.
+    SwiGlu,
+    /// `gelu_tanh(gate) * up`.
+    GegluTanh,
+    /// gpt-oss: `g * sigmoid(1.702 g) * (u + 1)` with `g = min(gate, limit)`, `u = clamp(up, ±limit)`.
+    ClampedSwiGlu {
+        /// Bound on both inputs.
+        limit: f32,
+    },
+}
+
+/// Bounds on what a file may claim, far above any real model: products of any three stay below 2^63.
+const MAX_WIDTH: usize = 1 << 20;
+const MAX_VOCAB: usize = 1 << 24;
+const MAX_LAYERS: usize = 1 << 12;
+const MAX_CONTEXT: usize = 1 << 28;
+
+impl Config {
+    /// Refuses sizes that no layer could run with, so that nothing later can overflow or divide by zero.
+    pub(crate) fn check(&self, path: &Path) -> Result<()> {
+        let range = |what: &str, value: usize, max: usize| {
+            if (1..=max).contains(&value) {
+                return Ok(());
+            }
+            Err(Error::format(
+                path,
+                format!(
+                    "{what} is {value}, expected 1 to {max}: the metadata are damaged or no language model's"
+                ),
+            ))
+        };
+        range("vocabulary size", self.vocab, MAX_VOCAB)?;
+        range("hidden size", self.hidden, MAX_WIDTH)?;
+        range("number of layers", self.layers.len(), MAX_LAYERS)?;
+        range("context length", self.max_context, MAX_CONTEXT)?;
+        let finite = [self.norm_eps, self.norm_offset, self.embedding_scale];
+        let factors = self.layers.iter().map(|l| l.attention.scale);
+        let caps = self.layers.iter().filter_map(|l| l.attention.softcap).chain(self.final_softcap);
+        if !finite.into_iter().chain(factors).all(f32::is_finite)
+            || !caps.into_iter().all(|c| c.is_finite() && c > 0.0)
+        {
+            return Err(Error::format(
+                path,
+                "a norm epsilon, scale or softcap is not a finite number above zero",
+            ));
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            let a = &layer.attention;
+            range(&format!("layer {i}: number of query heads"), a.heads, 1 << 12)?;
+            range(&format!("layer {i}: number of key-value heads"), a.kv_heads, a.heads)?;
+            range(&format!("layer {i}: key head width"), a.k_dim, 1 << 12)?;
+            range(&format!("layer {i}: value head width"), a.v_dim, 1 << 12)?;
+            range(&format!("layer {i}: query width"), a.heads * a.k_dim.max(a.v_dim), MAX_WIDTH)?;
+            if !a.heads.is_multiple_of(a.kv_heads) {
+                let (h, k) = (a.heads, a.kv_heads);
+                return Err(Error::format(
+                    path,
+                    format!("layer {i}: {h} query heads are not a multiple of {k} key-value heads"),
+                ));
+            }
+            if let Some(window) = a.window {
+                range(&format!("layer {i}: sliding window"), window, usize::MAX)?;
+            }
+            if let Some(growth) = a.query_growth {
+                range("original context of the query scale", growth.period, MAX_CONTEXT)?;
+            }
+            let Some(rotation) = self.rotations.get(a.rotation) else {
+                return Err(Error::format(
+                    path,
+                    format!("layer {i} names a position rotation that is not described"),
+                ));
+            };
+            rotation.check(path, a.k_dim)?;
+            range(&format!("layer {i}: MLP width"), layer.mlp.width, MAX_WIDTH)?;
+            if let Some(experts) = layer.mlp.experts {
+                range(&format!("layer {i}: number of experts"), experts.count, 1 << 14)?;
+                range(&format!("layer {i}: experts used by a row"), experts.used, experts.count)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Number of values that one row adds to the cache of layer `layer`.
+    pub(crate) fn kv_width(&self, layer: usize) -> usize {
+        let a = &self.layers[layer].attention;
+        a.kv_heads * (a.k_dim + a.v_dim)
+    }
+}
+
+impl AttentionConfig {
+    /// Width of the query projection.
+    pub(crate) fn q_width(&self) -> usize {
+        self.heads * self.k_dim
+    }
+
+    /// Width of the attention output before its projection.
+    pub(crate) fn out_width(&self) -> usize {
+        self.heads * self.v_dim
+    }
+}
+
+/// `count` copies of a layer, refused before anything is allocated if no model has so many.
+pub(crate) fn alike(path: &Path, layer: LayerConfig, count: usize) -> Result<Vec<LayerConfig>> {
+    if !(1..=MAX_LAYERS).contains(&count) {
+        return Err(Error::format(path, format!("number of layers is {count}, expected 1 to {MAX_LAYERS}")));
+    }
+    Ok(vec![layer; count])
+}

@@ -1,0 +1,121 @@
+//! How files call their tensors: one table per layout; a family overrides the few that differ.
+
+/// Names of tensors. Those of a layer follow `{prefix}{layer}{index}.`; matrices and biases are
+/// named without `.weight` and `.bias`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct TensorNames {
+    /// Possible prefixes of every name but the head's; the first with an embedding counts.
+    pub prefixes: &'static [&'static str],
+    pub embedding: &'static str,
+    pub final_norm: &'static str,
+    /// Full names, without prefix.
+    pub heads: &'static [&'static str],
+    pub layer: &'static str,
+    pub attention_norm: &'static str,
+    pub q: &'static str,
+    pub k: &'static str,
+    pub v: &'static str,
+    pub o: &'static str,
+    pub q_norm: &'static str,
+    pub k_norm: &'static str,
+    /// Full name within the layer.
+    pub sinks: &'static str,
+    pub attention_post_norm: &'static str,
+    pub mlp_norm: &'static str,
+    pub gate: &'static str,
+    pub up: &'static str,
+    pub down: &'static str,
+    pub mlp_post_norm: &'static str,
+    pub router: &'static str,
+    pub experts: ExpertNames,
+}
+
+/// How a layer's experts lie in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum ExpertNames {
+    /// One matrix per expert: `{experts}{e}.{gate,up,down}`.
+    Each { experts: &'static str, gate: &'static str, up: &'static str, down: &'static str },
+    /// Three tensors `[experts, out, in]`, biases `[experts, out]`.
+    Stacked { gate: &'static str, up: &'static str, down: &'static str },
+    /// gpt-oss: `gate_up` with gate and up rows alternating and `down`; either `[experts, in, out]`
+    /// floats under these names, or MXFP4 `{name}_blocks` and `{name}_scales`; `{name}_bias`.
+    Alternating { gate_up: &'static str, down: &'static str },
+}
+
+impl TensorNames {
+    /// Hugging Face checkpoints of the Llama line.
+    pub(crate) const HF: Self = Self {
+        prefixes: &["model.", "model.language_model.", "language_model.model."],
+        embedding: "embed_tokens",
+        final_norm: "norm",
+        heads: &["lm_head", "language_model.lm_head"],
+        layer: "layers.",
+        attention_norm: "input_layernorm",
+        q: "self_attn.q_proj",
+        k: "self_attn.k_proj",
+        v: "self_attn.v_proj",
+        o: "self_attn.o_proj",
+        q_norm: "self_attn.q_norm",
+        k_norm: "self_attn.k_norm",
+        sinks: "self_attn.sinks",
+        attention_post_norm: "",
+        mlp_norm: "post_attention_layernorm",
+        gate: "mlp.gate_proj",
+        up: "mlp.up_proj",
+        down: "mlp.down_proj",
+        mlp_post_norm: "",
+        router: "mlp.gate",
+        experts: ExpertNames::Each {
+            experts: "mlp.experts.",
+            gate: "gate_proj",
+            up: "up_proj",
+            down: "down_proj",
+        },
+    };
+
+    /// GGUF.
+    pub(crate) const GGUF: Self = Self {
+        prefixes: &[""],
+        embedding: "token_embd",
+        final_norm: "output_norm",
+        heads: &["output"],
+        layer: "blk.",
+        attention_norm: "attn_norm",
+        q: "attn_q",
+        k: "attn_k",
+        v: "attn_v",
+        o: "attn_output",
+        q_norm: "attn_q_norm",
+        k_norm: "attn_k_norm",
+        sinks: "attn_sinks.weight",
+        attention_post_norm: "post_attention_norm",
+        mlp_norm: "ffn_norm",
+        gate: "ffn_gate",
+        up: "ffn_up",
+        down: "ffn_down",
+        mlp_post_norm: "post_ffw_norm",
+        router: "ffn_gate_inp",
+        experts: ExpertNames::Stacked { gate: "ffn_gate_exps", up: "ffn_up_exps", down: "ffn_down_exps" },
+    };
+
+    /// Mistral's own layout: `params.json` with `consolidated.safetensors`.
+    pub(crate) const MISTRAL: Self = Self {
+        prefixes: &[""],
+        embedding: "tok_embeddings",
+        final_norm: "norm",
+        heads: &["output"],
+        layer: "layers.",
+        attention_norm: "attention_norm",
+        q: "attention.wq",
+        k: "attention.wk",
+        v: "attention.wv",
+        o: "attention.wo",
+        mlp_norm: "ffn_norm",
+        gate: "feed_forward.w1",
+        up: "feed_forward.w3",
+        down: "feed_forward.w2",
+        ..Self::HF
+    };
+}

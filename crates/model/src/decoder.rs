@@ -1,0 +1,272 @@
+//! The decoder: one forward pass for every family. Rows of several sequences go through the layers
+//! together; each reads only its own sequence.
+
+use crate::cache::Sequence;
+use crate::config::Config;
+use crate::layers::{Caches, Context, RopeTable, RowPlan, Scratch, Segment, fill_normed, room};
+use crate::target::{LogitRows, Pass, Tap, Target};
+use crate::weights::Weights;
+use crate::{Error, Result};
+use leveret_kernels::attention::KvType;
+use leveret_kernels::ops::{rms_norm, scale, softcap};
+use leveret_kernels::{Activations, Job, Rows, Team, matmul, par_rows};
+
+/// A loaded model: a [`Target`] over one set of weights.
+#[derive(Debug)]
+pub struct Model {
+    team: Team,
+    config: Config,
+    weights: Weights,
+    kv: KvType,
+    max_context: usize,
+    work: Work,
+}
+
+/// Buffers and results of the last pass.
+#[derive(Debug, Default)]
+struct Work {
+    plan: RowPlan,
+    ropes: Vec<RopeTable>,
+    tokens: Vec<u32>,
+    /// Residual stream `[rows, hidden]`.
+    h: Vec<f32>,
+    scratch: Scratch,
+    /// Input of the head.
+    last: Activations,
+    logit_rows: Vec<u32>,
+    /// `[logit rows, vocab]`.
+    logits: Vec<f32>,
+    /// `[rows, hidden]` of each asked tap.
+    features: Vec<Vec<f32>>,
+}
+
+impl Model {
+    pub(crate) fn new(team: Team, config: Config, weights: Weights, kv: KvType, max_context: usize) -> Self {
+        let ropes = config.rotations.iter().map(RopeTable::new).collect();
+        Self { team, config, weights, kv, max_context, work: Work { ropes, ..Work::default() } }
+    }
+
+    /// What the model is composed of.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Threads that passes run on, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.team.threads()
+    }
+
+    /// How caches store keys and values.
+    pub fn kv_type(&self) -> KvType {
+        self.kv
+    }
+
+    /// Refuses what cannot be run, before anything is written.
+    fn check(&self, passes: &[Pass<'_, Sequence>], taps: &[Tap]) -> Result<()> {
+        let layers = self.config.layers.len();
+        for tap in taps {
+            if let Tap::Residual(k) = *tap
+                && k > layers
+            {
+                return Err(Error::request(format!(
+                    "tap after layer {k}, but the model has {layers} layers"
+                )));
+            }
+        }
+        for pass in passes {
+            if let Some(token) = pass.tokens.iter().find(|&&token| token as usize >= self.config.vocab) {
+                return Err(Error::request(format!(
+                    "token id {token}, expected less than the vocabulary size {}",
+                    self.config.vocab
+                )));
+            }
+            if let Some(parents) = pass.parents {
+                let (rows, found) = (pass.tokens.len(), parents.len());
+                if rows != found {
+                    return Err(Error::request(format!("{found} parents for {rows} rows")));
+                }
+                if let Some(row) = (0..rows).find(|&row| parents[row].is_some_and(|p| p >= row)) {
+                    return Err(Error::request(format!(
+                        "row {row} has a parent that does not precede it: {:?}",
+                        parents[row]
+                    )));
+                }
+            }
+            pass.cache.check_room(pass.tokens.len())?;
+        }
+        Ok(())
+    }
+
+    /// Input of the head and features after the last layer.
+    fn finish(&mut self, taps: &[Tap]) {
+        let (team, width, eps) = (&self.team, self.config.hidden, self.config.norm_eps);
+        let Work { h, last, logit_rows, features, logits, .. } = &mut self.work;
+        let norm = &self.weights.final_norm;
+        // Without a tap only the rows that go through the head are normed.
+        let all = taps.contains(&Tap::Final);
+        if all {
+            fill_normed(team, last, h, norm, eps);
+            for (tap, feature) in taps.iter().zip(features) {
+                if *tap == Tap::Final {
+                    let rows = room(feature, h.len()).chunks_exact_mut(width);
+                    rows.enumerate().for_each(|(row, out)| out.copy_from_slice(last.row(row)));
+                }
+            }
+        } else {
+            last.fill(team, logit_rows.len(), width, |i, out| {
+                rms_norm(&h[logit_rows[i] as usize * width..][..width], norm, eps, out);
+            });
+        }
+        let vocab = self.config.vocab;
+        let logits = room(logits, logit_rows.len() * vocab);
+        let matrix = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
+        let rows = if all { Rows::List(logit_rows) } else { Rows::All };
+        matmul(team, last, &mut [Job { matrix, rows, out: &mut *logits, add: false }]);
+        if let Some(cap) = self.config.final_softcap {
+            par_rows(team, (logits, vocab), (&mut [] as &mut [f32], 0), |_, row, _| softcap(row, cap));
+        }
+    }
+}
+
+impl Work {
+    /// Lays the rows of all passes out one after the other.
+    fn plan(&mut self, passes: &[Pass<'_, Sequence>]) {
+        let plan = &mut self.plan;
+        plan.positions.clear();
+        plan.segments.clear();
+        plan.paths.clear();
+        plan.offsets.clear();
+        self.tokens.clear();
+        self.logit_rows.clear();
+        let mut positions_needed = 0;
+        for pass in passes {
+            use crate::target::Cache;
+            let (first, base) = (self.tokens.len(), pass.cache.len());
+            let rows = pass.tokens.len();
+            let tree =
+                pass.parents.filter(|parents| !is_chain(parents)).map(|parents| plan.add_tree(parents));
+            match (tree, pass.parents) {
+                (Some((_, offset)), Some(_)) => {
+                    for row in 0..rows {
+                        let depth = plan.offsets[offset + row + 1] - plan.offsets[offset + row] - 1;
+                        plan.positions.push(base as u32 + depth);
+                    }
+                }
+                _ => plan.positions.extend((base..base + rows).map(|p| p as u32)),
+            }
+            plan.segments.push(Segment { first, rows, base, tree });
+            self.tokens.extend_from_slice(pass.tokens);
+            let asked = match pass.logits {
+                LogitRows::None => first + rows..first + rows,
+                LogitRows::Last => (first + rows).saturating_sub(1).max(first)..first + rows,
+                LogitRows::All => first..first + rows,
+            };
+            self.logit_rows.extend(asked.map(|row| row as u32));
+            positions_needed = positions_needed.max(pass.cache.capacity());
+        }
+        // For the whole cache at once: decoding allocates nothing later.
+        self.ropes.iter_mut().for_each(|rope| rope.extend(positions_needed));
+    }
+
+    fn tap(&mut self, taps: &[Tap], after: usize) {
+        for (tap, feature) in taps.iter().zip(&mut self.features) {
+            if *tap == Tap::Residual(after) {
+                room(feature, self.h.len()).copy_from_slice(&self.h);
+            }
+        }
+    }
+}
+
+impl RowPlan {
+    /// Adds the path of every row of a tree; returns where its paths and offsets begin.
+    fn add_tree(&mut self, parents: &[Option<usize>]) -> (usize, usize) {
+        let (path, offset) = (self.paths.len(), self.offsets.len());
+        self.offsets.push(0);
+        for (row, parent) in parents.iter().enumerate() {
+            if let Some(parent) = *parent {
+                let of_parent = path + self.offsets[offset + parent] as usize
+                    ..path + self.offsets[offset + parent + 1] as usize;
+                self.paths.extend_from_within(of_parent);
+            }
+            self.paths.push(row as u32);
+            self.offsets.push((self.paths.len() - path) as u32);
+        }
+        (path, offset)
+    }
+}
+
+fn is_chain(parents: &[Option<usize>]) -> bool {
+    parents.iter().enumerate().all(|(row, parent)| *parent == row.checked_sub(1))
+}
+
+impl Caches for &mut [Pass<'_, Sequence>] {
+    fn get(&mut self, segment: usize) -> &mut Sequence {
+        self[segment].cache
+    }
+}
+
+impl Target for Model {
+    type Cache = Sequence;
+
+    fn vocab_size(&self) -> usize {
+        self.config.vocab
+    }
+
+    fn max_context(&self) -> usize {
+        self.max_context
+    }
+
+    fn new_cache(&self, capacity: usize) -> Result<Sequence> {
+        if capacity > self.max_context {
+            return Err(Error::request(format!(
+                "a cache of {capacity} rows, but the context of this model is {}",
+                self.max_context
+            )));
+        }
+        Sequence::new(&self.config, self.kv, capacity)
+    }
+
+    fn forward(&mut self, mut passes: &mut [Pass<'_, Sequence>], taps: &[Tap]) -> Result<()> {
+        self.check(passes, taps)?;
+        self.work.plan(passes);
+        if self.work.features.len() < taps.len() {
+            self.work.features.resize_with(taps.len(), Vec::new);
+        }
+        let (team, width) = (&self.team, self.config.hidden);
+        let (tokens, embedding) = (&self.work.tokens, &self.weights.embedding);
+        self.work.h.resize(tokens.len() * width, 0.0);
+        par_rows(team, (&mut self.work.h, width), (&mut [] as &mut [f32], 0), |row, out, _| {
+            embedding.row(tokens[row] as usize, out);
+            if self.config.embedding_scale != 1.0 {
+                scale(out, self.config.embedding_scale);
+            }
+        });
+        self.work.tap(taps, 0);
+        for (i, layer) in self.weights.layers.iter().enumerate() {
+            let Work { plan, ropes, h, scratch, .. } = &mut self.work;
+            let context = Context { team, config: &self.config, ropes, rows: plan };
+            layer.attention.run(&context, i, &mut passes, h, scratch);
+            layer.mlp.run(&context, i, h, scratch);
+            self.work.tap(taps, i + 1);
+        }
+        self.finish(taps);
+        for pass in passes {
+            let rows = pass.tokens.len();
+            match pass.parents {
+                Some(parents) => pass.cache.set_pending(parents.iter().copied()),
+                None => pass.cache.set_pending((0..rows).map(|row| row.checked_sub(1))),
+            }
+        }
+        Ok(())
+    }
+
+    fn logits(&self, index: usize) -> &[f32] {
+        let vocab = self.config.vocab;
+        &self.work.logits[..self.work.logit_rows.len() * vocab][index * vocab..][..vocab]
+    }
+
+    fn feature(&self, tap: usize, row: usize) -> &[f32] {
+        let width = self.config.hidden;
+        &self.work.features[tap][..self.work.tokens.len() * width][row * width..][..width]
+    }
+}

@@ -1,0 +1,122 @@
+//! What a model will need, told from its files before anything is loaded.
+
+use crate::Result;
+use crate::config::Config;
+use crate::layers::MlpKind;
+use crate::load::{LoadOptions, Source};
+use crate::weights::{self, MatrixShape, Measure, Weights};
+use leveret_kernels::attention::KvType;
+use leveret_kernels::{ElementType, Matrix};
+use std::collections::BTreeMap;
+
+/// Memory and memory traffic of a model under given [`LoadOptions`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Footprint {
+    /// Weights, counted as the files name them.
+    pub parameters: u64,
+    /// Bytes of the packed matrices.
+    pub weight_bytes: u64,
+    /// Bytes of weights that decoding one token reads.
+    pub bytes_per_token: u64,
+    /// Bytes that one position takes in a sequence's caches.
+    pub cache_bytes_per_position: u64,
+    /// Matrices and their bytes by type in memory.
+    pub types: Vec<(ElementType, usize, u64)>,
+}
+
+impl Footprint {
+    /// Bytes of weights and of one sequence's full caches of `context` positions.
+    pub fn total_bytes(&self, context: usize) -> u64 {
+        self.weight_bytes + self.cache_bytes_per_position * context as u64
+    }
+}
+
+impl Source {
+    /// What the model will need. Checks every tensor's presence and shape on the way.
+    ///
+    /// # Errors
+    /// Whatever [`Model::load`](crate::Model::load) would refuse before it reads weights.
+    pub fn footprint(&self, options: &LoadOptions) -> Result<Footprint> {
+        let config = self.config()?;
+        options.check(&config)?;
+        let weights = weights::load(self, &config, options.precision, &Measure)?;
+        Ok(measure(&config, &weights, options.kv))
+    }
+}
+
+fn measure(config: &Config, weights: &Weights<MatrixShape>, kv: KvType) -> Footprint {
+    let mut sum = Sum::default();
+    sum.add(&weights.embedding, Reads::Row);
+    match &weights.head {
+        Some(head) => sum.add(head, Reads::Share(1, 1)),
+        None => sum.read_all(&weights.embedding),
+    }
+    for (layer, config) in weights.layers.iter().zip(&config.layers) {
+        let a = &layer.attention;
+        [&a.q, &a.k, &a.v, &a.o].into_iter().for_each(|m| sum.add(m, Reads::Share(1, 1)));
+        match &layer.mlp.kind {
+            MlpKind::Dense(g) => {
+                [&g.gate, &g.up, &g.down].into_iter().for_each(|m| sum.add(m, Reads::Share(1, 1)))
+            }
+            MlpKind::Experts(experts) => {
+                sum.add(&experts.router, Reads::Share(1, 1));
+                let share = config.mlp.experts.map_or(Reads::Share(1, 1), |e| Reads::Share(e.used, e.count));
+                for g in &experts.experts {
+                    [&g.gate, &g.up, &g.down].into_iter().for_each(|m| sum.add(m, share));
+                }
+            }
+        }
+    }
+    let element = match kv {
+        KvType::F16 => 2,
+        KvType::F32 => 4,
+    };
+    let widths = (0..config.layers.len()).map(|layer| config.kv_width(layer) as u64);
+    Footprint {
+        parameters: sum.parameters,
+        weight_bytes: sum.bytes,
+        bytes_per_token: sum.read,
+        cache_bytes_per_position: widths.sum::<u64>() * element,
+        types: sum.types.into_iter().map(|(_, entry)| entry).collect(),
+    }
+}
+
+/// How much of a matrix a token reads.
+#[derive(Clone, Copy)]
+enum Reads {
+    /// One row: an embedding.
+    Row,
+    /// `.0` of `.1` such matrices.
+    Share(usize, usize),
+}
+
+#[derive(Default)]
+struct Sum {
+    parameters: u64,
+    bytes: u64,
+    read: u64,
+    types: BTreeMap<&'static str, (ElementType, usize, u64)>,
+}
+
+impl Sum {
+    fn add(&mut self, shape: &MatrixShape, reads: Reads) {
+        let bytes = packed(shape);
+        self.parameters += (shape.rows * shape.cols) as u64;
+        self.bytes += bytes;
+        self.read += match reads {
+            Reads::Row => bytes / shape.rows.max(1) as u64,
+            Reads::Share(used, of) => bytes * used as u64 / of.max(1) as u64,
+        };
+        let entry = self.types.entry(shape.ty.name()).or_insert((shape.ty, 0, 0));
+        entry.1 += 1;
+        entry.2 += bytes;
+    }
+
+    fn read_all(&mut self, shape: &MatrixShape) {
+        self.read += packed(shape);
+    }
+}
+
+fn packed(shape: &MatrixShape) -> u64 {
+    Matrix::packed_bytes(shape.ty, shape.rows, shape.cols) as u64
+}

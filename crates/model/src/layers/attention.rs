@@ -1,0 +1,103 @@
+//! The attention block: norm, projections, norms on heads, rotation, cache, attention, projection.
+
+use super::{Caches, Context, NormWeights, RopeTable, Scratch, fill_normed, project, room};
+use crate::cache::LayerState;
+use crate::config::AttentionConfig;
+use leveret_kernels::attention::{AttentionSpec, attention};
+use leveret_kernels::ops::{rms_norm_heads, scale};
+use leveret_kernels::{Job, Matrix, Rows, matmul, par_rows};
+
+/// Weights of one attention block; biases are in the matrices.
+#[derive(Debug)]
+pub(crate) struct Attention<M = Matrix> {
+    pub(crate) norms: NormWeights,
+    pub(crate) q: M,
+    pub(crate) k: M,
+    pub(crate) v: M,
+    pub(crate) o: M,
+    pub(crate) q_norm: Option<Vec<f32>>,
+    pub(crate) k_norm: Option<Vec<f32>>,
+    pub(crate) sinks: Option<Vec<f32>>,
+}
+
+impl Attention {
+    /// Adds the block's output for all rows to the residual stream `h`, and their keys and values
+    /// to the caches.
+    pub(crate) fn run(
+        &self,
+        context: &Context<'_>,
+        layer: usize,
+        caches: &mut dyn Caches,
+        h: &mut [f32],
+        s: &mut Scratch,
+    ) {
+        let (team, config) = (context.team, &context.config.layers[layer].attention);
+        let (ropes, positions, eps) = (context.ropes, &context.rows.positions, context.config.norm_eps);
+        let rows = positions.len();
+        fill_normed(team, &mut s.x, h, &self.norms.before, eps);
+        let q = room(&mut s.q, rows * self.q.rows());
+        let k = room(&mut s.k, rows * self.k.rows());
+        let v = room(&mut s.v, rows * self.v.rows());
+        let job = |matrix, out| Job { matrix, rows: Rows::All, out, add: false };
+        matmul(team, &s.x, &mut [job(&self.q, &mut *q), job(&self.k, &mut *k), job(&self.v, &mut *v)]);
+        par_rows(team, (&mut *q, self.q.rows()), (&mut *k, self.k.rows()), |row, q, k| {
+            self.place(config, eps, ropes, positions[row] as usize, q, k);
+        });
+
+        let spec = AttentionSpec {
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            k_dim: config.k_dim,
+            v_dim: config.v_dim,
+            scale: config.scale,
+            window: config.window,
+            softcap: config.softcap,
+            sinks: self.sinks.as_deref(),
+        };
+        let heads = room(&mut s.heads, rows * config.out_width());
+        for (i, segment) in context.rows.segments.iter().enumerate() {
+            let part = |width: usize| segment.first * width..(segment.first + segment.rows) * width;
+            let LayerState::Attention(kv) = &mut caches.get(i).layers[layer];
+            kv.write(segment.base, &k[part(self.k.rows())], &v[part(self.v.rows())]);
+            let out = &mut heads[part(config.out_width())];
+            attention(
+                team,
+                &spec,
+                kv,
+                &context.rows.visible(segment),
+                &q[part(self.q.rows())],
+                out,
+                &mut s.attention,
+            );
+        }
+
+        let width = config.out_width();
+        s.inner.fill(team, rows, width, |row, out| out.copy_from_slice(&heads[row * width..][..width]));
+        project(context, &s.inner, &self.o, self.norms.after.as_deref(), &mut s.out, h);
+    }
+
+    /// Norms and rotates the queries and keys of one row.
+    fn place(
+        &self,
+        config: &AttentionConfig,
+        eps: f32,
+        ropes: &[RopeTable],
+        position: usize,
+        q: &mut [f32],
+        k: &mut [f32],
+    ) {
+        if let Some(weight) = &self.q_norm {
+            rms_norm_heads(q, weight, eps);
+        }
+        if let Some(weight) = &self.k_norm {
+            rms_norm_heads(k, weight, eps);
+        }
+        let rope = &ropes[config.rotation];
+        rope.rotate(q, config.k_dim, position);
+        rope.rotate(k, config.k_dim, position);
+        if let Some(growth) = config.query_growth {
+            let steps = (position / growth.period) as f32;
+            scale(q, 1.0 + growth.beta * steps.ln_1p());
+        }
+    }
+}

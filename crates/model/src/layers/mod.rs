@@ -1,0 +1,134 @@
+//! The parts that decoders are composed of, each written once for every family.
+//!
+//! A part holds its weights and works on the residual stream `[rows, hidden]` of a pass; what it
+//! needs in between lies in the [`Scratch`] that all layers share.
+
+mod attention;
+mod experts;
+mod mlp;
+mod rope;
+
+pub(crate) use attention::Attention;
+pub(crate) use experts::Experts;
+pub(crate) use mlp::{Gated, Mlp, MlpKind};
+pub(crate) use rope::RopeTable;
+
+use crate::cache::Sequence;
+use crate::config::Config;
+use leveret_kernels::attention::{AttentionScratch, Visible};
+use leveret_kernels::ops::{add_assign, rms_norm, rms_norm_heads};
+use leveret_kernels::{Activations, Job, Matrix, Rows, Team, matmul, par_rows};
+
+/// Norms before a block and, in some families, after it.
+#[derive(Debug)]
+pub(crate) struct NormWeights {
+    pub(crate) before: Vec<f32>,
+    pub(crate) after: Option<Vec<f32>>,
+}
+
+/// What every layer of a pass reads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Context<'a> {
+    pub(crate) team: &'a Team,
+    pub(crate) config: &'a Config,
+    pub(crate) ropes: &'a [RopeTable],
+    pub(crate) rows: &'a RowPlan,
+}
+
+/// The rows of a pass: which sequence each belongs to, where it stands, what it sees.
+#[derive(Debug, Default)]
+pub(crate) struct RowPlan {
+    /// Position of each row.
+    pub(crate) positions: Vec<u32>,
+    pub(crate) segments: Vec<Segment>,
+    /// Paths and offsets of all trees, one after the other, numbered within their segments.
+    pub(crate) paths: Vec<u32>,
+    pub(crate) offsets: Vec<u32>,
+}
+
+/// The rows of one sequence.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Segment {
+    /// Its first row in the pass, and their number.
+    pub(crate) first: usize,
+    pub(crate) rows: usize,
+    /// Committed rows before them.
+    pub(crate) base: usize,
+    /// Where its paths and offsets begin, if the rows are a tree.
+    pub(crate) tree: Option<(usize, usize)>,
+}
+
+impl RowPlan {
+    /// What the rows of `segment` see.
+    pub(crate) fn visible(&self, segment: &Segment) -> Visible<'_> {
+        match segment.tree {
+            None => Visible::chain(segment.base, segment.rows),
+            Some((path, offset)) => {
+                let offsets = &self.offsets[offset..=offset + segment.rows];
+                let len = offsets[segment.rows] as usize;
+                Visible::tree(segment.base, &self.paths[path..path + len], offsets)
+            }
+        }
+    }
+}
+
+/// Memory between the steps of a layer. Grows to what the largest pass needs and stays.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    pub(crate) x: Activations,
+    pub(crate) inner: Activations,
+    pub(crate) q: Vec<f32>,
+    pub(crate) k: Vec<f32>,
+    pub(crate) v: Vec<f32>,
+    pub(crate) heads: Vec<f32>,
+    pub(crate) out: Vec<f32>,
+    pub(crate) attention: AttentionScratch,
+    pub(crate) gate: Vec<f32>,
+    pub(crate) up: Vec<f32>,
+    pub(crate) routes: experts::Routes,
+}
+
+/// The caches of a pass, in the order of its segments.
+pub(crate) trait Caches {
+    fn get(&mut self, segment: usize) -> &mut Sequence;
+}
+
+/// The first `len` values of `buffer`, grown if it is shorter. Their content is left over.
+pub(crate) fn room<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+    &mut buffer[..len]
+}
+
+/// Sets `x` to the normed rows of the residual stream `h`.
+pub(crate) fn fill_normed(team: &Team, x: &mut Activations, h: &[f32], weight: &[f32], eps: f32) {
+    let width = weight.len();
+    x.fill(team, h.len() / width, width, |row, out| rms_norm(&h[row * width..][..width], weight, eps, out));
+}
+
+/// Adds the product to the residual stream, by way of the block's second norm if it has one.
+pub(crate) fn project(
+    context: &Context<'_>,
+    x: &Activations,
+    matrix: &Matrix,
+    after: Option<&[f32]>,
+    out: &mut Vec<f32>,
+    h: &mut [f32],
+) {
+    let Some(weight) = after else {
+        return matmul(context.team, x, &mut [Job { matrix, rows: Rows::All, out: h, add: true }]);
+    };
+    let out = room(out, h.len());
+    matmul(context.team, x, &mut [Job { matrix, rows: Rows::All, out, add: false }]);
+    add_normed(context, out, weight, h);
+}
+
+/// `h += norm(out)`, row by row; `out` is used up.
+pub(crate) fn add_normed(context: &Context<'_>, out: &mut [f32], weight: &[f32], h: &mut [f32]) {
+    let (width, eps) = (weight.len(), context.config.norm_eps);
+    par_rows(context.team, (h, width), (out, width), |_, h, out| {
+        rms_norm_heads(out, weight, eps);
+        add_assign(h, out);
+    });
+}

@@ -1,0 +1,51 @@
+//! Cosines and sines of every position, computed once.
+
+use crate::config::Rotation;
+use leveret_kernels::ops::{rope_half, rope_pairs};
+
+/// The angles of one kind of rotation for positions `0..len`.
+#[derive(Debug)]
+pub(crate) struct RopeTable {
+    frequencies: Vec<f32>,
+    magnitude: f32,
+    interleaved: bool,
+    /// `[positions][cosines, sines]`.
+    values: Vec<f32>,
+}
+
+impl RopeTable {
+    pub(crate) fn new(rotation: &Rotation) -> Self {
+        let (frequencies, magnitude) = rotation.frequencies();
+        Self { frequencies, magnitude, interleaved: rotation.interleaved, values: Vec::new() }
+    }
+
+    /// Makes sure that positions below `positions` are there. Angles are `f32` products, as in the
+    /// implementation that models are trained with.
+    pub(crate) fn extend(&mut self, positions: usize) {
+        let pairs = self.frequencies.len();
+        let known = self.values.len() / (2 * pairs);
+        if positions <= known {
+            return;
+        }
+        self.values.reserve_exact((positions - known) * 2 * pairs);
+        for position in known..positions {
+            let angles = self.frequencies.iter().map(|f| f64::from(position as f32 * f));
+            let magnitude = self.magnitude;
+            self.values.extend(angles.clone().map(|a| a.cos() as f32 * magnitude));
+            self.values.extend(angles.map(|a| a.sin() as f32 * magnitude));
+        }
+    }
+
+    /// Rotates each head of `heads` (`[heads][head_dim]`) to `position`.
+    pub(crate) fn rotate(&self, heads: &mut [f32], head_dim: usize, position: usize) {
+        let pairs = self.frequencies.len();
+        let (cos, sin) = self.values[position * 2 * pairs..][..2 * pairs].split_at(pairs);
+        for head in heads.chunks_exact_mut(head_dim) {
+            if self.interleaved {
+                rope_pairs(head, cos, sin);
+            } else {
+                rope_half(head, cos, sin);
+            }
+        }
+    }
+}

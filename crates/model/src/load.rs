@@ -1,0 +1,208 @@
+//! From a path to a model: what kind of files stand there, and the way from them to a tokenizer, a
+//! chat template and a running [`Model`].
+//!
+//! ```no_run
+//! use leveret_model::{LoadOptions, Model, Source};
+//!
+//! # fn main() -> leveret_model::Result<()> {
+//! let source = Source::open("model.gguf")?;
+//! let tokenizer = source.tokenizer()?;
+//! let model = Model::load(&source, &LoadOptions::default())?;
+//! # Ok(())
+//! # }
+//! ```
+
+use crate::config::Config;
+use crate::decoder::Model;
+use crate::formats::safetensors::RawTensor;
+use crate::formats::{Folder, Gguf, TensorView};
+use crate::template::ChatTemplate;
+use crate::tokenizer::Tokenizer;
+use crate::weights::{self, Precision, Repack};
+use crate::{Error, Result, arch};
+use leveret_kernels::attention::KvType;
+use leveret_kernels::{ElementType, Team};
+use std::path::{Path, PathBuf};
+
+/// The files of one model, open and mapped.
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    files: Files,
+}
+
+/// What kind of files.
+#[derive(Debug)]
+pub enum Files {
+    /// One GGUF file, or all parts of a split one.
+    Gguf(Gguf),
+    /// A Hugging Face folder (or one of Mistral's).
+    Folder(Box<Folder>),
+}
+
+/// How a model is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Threads that loading and passes run on, the caller's included.
+    pub threads: usize,
+    /// How caches store keys and values.
+    pub kv: KvType,
+    /// What becomes of the weights.
+    pub precision: Precision,
+    /// Positions to allow instead of all that the model was made for.
+    pub context: Option<usize>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            threads: Team::default_threads(),
+            kv: KvType::F16,
+            precision: Precision::AsStored,
+            context: None,
+        }
+    }
+}
+
+impl LoadOptions {
+    /// The context that these options give a model, and whether they can be met at all.
+    pub(crate) fn check(&self, config: &Config) -> Result<usize> {
+        if let Precision::Quantize(ty) = self.precision
+            && !matches!(ty, ElementType::Q8_0 | ElementType::Q4_0 | ElementType::Q4K)
+        {
+            let what =
+                format!("weights cannot be quantised to {} at load; supported: Q8_0, Q4_0, Q4_K", ty.name());
+            return Err(Error::request(what));
+        }
+        let most = config.max_context;
+        match self.context {
+            Some(context) if context == 0 || context > most => Err(Error::request(format!(
+                "a context of {context} positions was asked for; this model takes 1 to {most}"
+            ))),
+            context => Ok(context.unwrap_or(most)),
+        }
+    }
+}
+
+impl Source {
+    /// Opens a GGUF file (any part of a split one), a model folder, or a folder's `config.json`.
+    ///
+    /// # Errors
+    /// No such file, or one of another kind, or damaged.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let folder = match path.file_name().and_then(|name| name.to_str()) {
+            _ if path.is_dir() => Some(path),
+            Some("config.json" | "params.json") => path.parent(),
+            _ => None,
+        };
+        let files = match folder {
+            Some(folder) => Files::Folder(Box::new(Folder::open(folder)?)),
+            None => Files::Gguf(Gguf::open(path)?),
+        };
+        Ok(Self { path: path.into(), files })
+    }
+
+    /// The path that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files as their formats show them.
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// Size of the weight files in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        match &self.files {
+            Files::Gguf(gguf) => gguf.file_bytes(),
+            Files::Folder(folder) => folder.file_bytes(),
+        }
+    }
+
+    /// What the model is composed of.
+    ///
+    /// # Errors
+    /// An architecture that is not supported, missing keys, or sizes out of range.
+    pub fn config(&self) -> Result<Config> {
+        let folder = match &self.files {
+            Files::Gguf(gguf) => return arch::from_gguf(gguf),
+            Files::Folder(folder) => folder,
+        };
+        match (&folder.config, &folder.params) {
+            (Some(config), _) => arch::from_hf(&folder.path().join("config.json"), config),
+            (None, Some(params)) => arch::mistral::from_params(&folder.path().join("params.json"), params),
+            (None, None) => Err(Error::format(folder.path(), "holds neither config.json nor params.json")),
+        }
+    }
+
+    /// The model's tokenizer. Weights may be loaded on another thread meanwhile.
+    ///
+    /// # Errors
+    /// No tokenizer in the files, or one of an unknown kind.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        match &self.files {
+            Files::Gguf(gguf) => Tokenizer::from_gguf(gguf.meta()),
+            Files::Folder(folder) => Tokenizer::from_folder(folder.path()),
+        }
+    }
+
+    /// The model's chat template, or `None` if it has none; `tokenizer` spells its BOS and EOS.
+    ///
+    /// # Errors
+    /// A template that is not well formed.
+    pub fn chat_template(&self, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id));
+        let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
+        match &self.files {
+            Files::Gguf(gguf) => ChatTemplate::from_gguf(gguf.meta(), bos, eos),
+            Files::Folder(folder) => ChatTemplate::from_folder(folder.path(), bos, eos),
+        }
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        match &self.files {
+            Files::Gguf(gguf) => matches!(gguf.tensor(name), Ok(Some(_)) | Err(_)),
+            Files::Folder(folder) => folder.raw(name).is_some(),
+        }
+    }
+
+    pub(crate) fn tensor(&self, name: &str) -> Result<Option<TensorView<'_>>> {
+        match &self.files {
+            Files::Gguf(gguf) => gguf.tensor(name),
+            Files::Folder(folder) => folder.tensor(name),
+        }
+    }
+
+    /// A tensor of any type; GGUF has no need of it.
+    pub(crate) fn raw(&self, name: &str) -> Option<RawTensor<'_>> {
+        match &self.files {
+            Files::Gguf(_) => None,
+            Files::Folder(folder) => folder.raw(name),
+        }
+    }
+
+    /// Gives the pages of a tensor back that was repacked.
+    pub(crate) fn release(&self, name: &str) {
+        match &self.files {
+            Files::Gguf(gguf) => gguf.release(name),
+            Files::Folder(folder) => folder.release(name),
+        }
+    }
+}
+
+impl Model {
+    /// Loads the weights of `source`.
+    ///
+    /// # Errors
+    /// Whatever [`Source::config`] refuses; options that the model cannot meet; a tensor that is
+    /// missing, has another shape than the configuration says, or a type that is not supported.
+    pub fn load(source: &Source, options: &LoadOptions) -> Result<Self> {
+        let config = source.config()?;
+        let max_context = options.check(&config)?;
+        let team = Team::new(options.threads);
+        let weights = weights::load(source, &config, options.precision, &Repack(&team))?;
+        Ok(Self::new(team, config, weights, options.kv, max_context))
+    }
+}
