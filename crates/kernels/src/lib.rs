@@ -8,6 +8,7 @@
 
 mod activations;
 pub mod attention;
+mod bandwidth;
 mod element;
 mod isa;
 mod matmul;
@@ -19,6 +20,7 @@ mod simd;
 mod team;
 
 pub use activations::Activations;
+pub use bandwidth::bandwidth;
 pub use element::ElementType;
 pub use isa::Isa;
 pub use matmul::{Job, Matrix, MatrixError, Rows, matmul};

@@ -230,21 +230,34 @@ unsafe fn pairs<S: Simd>(p: *const u8) -> [S::B; GROUPS] {
 unsafe fn sixes<S: Simd>(p: *const u8) -> [S::B; GROUPS] {
     // SAFETY: six vectors by contract.
     unsafe {
-        let v = [0, 1, 2, 3, 4, 5].map(|i| vector::<S>(p, i));
-        let fourth = |a, b, c| {
-            let ab = S::b_merge::<4>(S::b_bits::<6>(a, 3), b, 3);
-            S::b_bits::<0>(S::b_merge::<2>(ab, c, 15), 63)
-        };
+        let v = [
+            vector::<S>(p, 0),
+            vector::<S>(p, 1),
+            vector::<S>(p, 2),
+            vector::<S>(p, 3),
+            vector::<S>(p, 4),
+            vector::<S>(p, 5),
+        ];
         [
             S::b_bits::<0>(v[0], 63),
             S::b_bits::<0>(v[1], 63),
             S::b_bits::<0>(v[2], 63),
-            fourth(v[0], v[1], v[2]),
+            fourth::<S>(v[0], v[1], v[2]),
             S::b_bits::<0>(v[3], 63),
             S::b_bits::<0>(v[4], 63),
             S::b_bits::<0>(v[5], 63),
-            fourth(v[3], v[4], v[5]),
+            fourth::<S>(v[3], v[4], v[5]),
         ]
+    }
+}
+
+/// The group that the top two bits of three vectors make, lowest first.
+#[inline(always)]
+unsafe fn fourth<S: Simd>(a: S::B, b: S::B, c: S::B) -> S::B {
+    // SAFETY: lane arithmetic.
+    unsafe {
+        let ab = S::b_merge::<4>(S::b_bits::<6>(a, 3), b, 3);
+        S::b_bits::<0>(S::b_merge::<2>(ab, c, 15), 63)
     }
 }
 

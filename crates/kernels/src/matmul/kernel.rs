@@ -104,8 +104,8 @@ unsafe fn block<S: Simd, F: Format>(
         if !F::OFFSET {
             acc
         } else if F::SPLIT {
-            let sums = x.d_halves.map(|sum| S::splat(sum));
-            S::fma(scales.offset[1], sums[1], S::fma(scales.offset[0], sums[0], acc))
+            let acc = S::fma(scales.offset[0], S::splat(x.d_halves[0]), acc);
+            S::fma(scales.offset[1], S::splat(x.d_halves[1]), acc)
         } else {
             S::fma(scales.offset[0], S::splat(x.d_sum), acc)
         }
@@ -171,6 +171,8 @@ pub(crate) unsafe fn float_tile<S: Simd, W: FloatForm, const T: usize>(
                 acc[t][part] = S::fma(w, S::splat(*x[t].add(at)), acc[t][part]);
             }
         }
-        acc.map(|[a, b, c, d]| S::add(S::add(a, b), S::add(c, d)))
+        let mut sums = [S::splat(0.0); T];
+        each_row!(T, |t| sums[t] = S::add(S::add(acc[t][0], acc[t][1]), S::add(acc[t][2], acc[t][3])));
+        sums
     }
 }

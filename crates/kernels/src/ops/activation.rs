@@ -13,7 +13,7 @@ simd_fn! {
         assert!(gate.len() == up.len() && gate.len() == out.len());
         // SAFETY: lengths are equal; simd_fn runs this only where the set exists.
         unsafe {
-            map2::<S>(gate.as_ptr(), up.as_ptr(), out.as_mut_ptr(), gate.len(), |g, u| {
+            map2!(S, gate.as_ptr(), up.as_ptr(), out.as_mut_ptr(), gate.len(), |g, u| {
                 S::mul(S::mul(g, sigmoid::<S>(g)), u)
             });
         }
@@ -29,7 +29,7 @@ simd_fn! {
         assert!(gate.len() == up.len() && gate.len() == out.len());
         // SAFETY: lengths are equal; simd_fn runs this only where the set exists.
         unsafe {
-            map2::<S>(gate.as_ptr(), up.as_ptr(), out.as_mut_ptr(), gate.len(), |g, u| {
+            map2!(S, gate.as_ptr(), up.as_ptr(), out.as_mut_ptr(), gate.len(), |g, u| {
                 // (1 + tanh(z)) / 2 = sigmoid(2 z), without cancellation for negative z.
                 const TWO_SQRT_2_OVER_PI: f32 = 1.595_769;
                 let cube = S::mul(S::mul(g, g), S::mul(g, S::splat(0.044715)));
@@ -52,7 +52,7 @@ simd_fn! {
         unsafe {
             let (top, bottom) = (S::splat(limit), S::splat(-limit));
             let (alpha, one) = (S::splat(alpha), S::splat(1.0));
-            map2::<S>(gate.as_ptr(), up.as_ptr(), out.as_mut_ptr(), gate.len(), |g, u| {
+            map2!(S, gate.as_ptr(), up.as_ptr(), out.as_mut_ptr(), gate.len(), |g, u| {
                 let g = S::min(top, g);
                 let u = S::max(bottom, S::min(top, u));
                 S::mul(S::add(u, one), S::mul(g, sigmoid::<S>(S::mul(alpha, g))))
@@ -65,7 +65,7 @@ simd_fn! {
     /// `x = cap * tanh(x / cap)`.
     pub fn softcap<S>(x: &mut [f32], cap: f32) {
         // SAFETY: simd_fn runs this only where the set exists.
-        unsafe { map_assign::<S>(x, |x| softcap_lanes::<S>(x, cap)) }
+        unsafe { map_assign!(S, x, |x| softcap_lanes::<S>(x, cap)) }
     }
 }
 

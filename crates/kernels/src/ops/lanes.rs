@@ -1,62 +1,58 @@
 //! Loops over slices, one vector at a time with a masked tail: element `i` always sits in lane
 //! `i % LANES`, so its arithmetic never depends on the length.
+//!
+//! Macros, not functions that take closures: a closure does not inherit the target features of the
+//! function it stands in, and one that is not inlined calls every instruction as a function.
+//! All run in an `unsafe` block whose author vouches for the set `S` and the pointers.
 
-use crate::simd::Simd;
-
-/// `out[i] = f(x[i], y[i])` where `x`, `y` and `out` may be the same memory.
-///
-/// # Safety
-/// `n` elements are readable behind `x` and `y` and writable behind `out`; the processor has `S`.
-#[inline(always)]
-pub(super) unsafe fn map2<S: Simd>(
-    x: *const f32,
-    y: *const f32,
-    out: *mut f32,
-    n: usize,
-    f: impl Fn(S::F, S::F) -> S::F,
-) {
-    let whole = n - n % S::LANES;
-    for i in (0..whole).step_by(S::LANES) {
-        // SAFETY: i + LANES <= n.
-        unsafe { S::store(out.add(i), f(S::load(x.add(i)), S::load(y.add(i)))) };
-    }
-    if whole < n {
-        let rest = n - whole;
-        // SAFETY: only the last `rest` elements are touched.
-        unsafe {
-            let v = f(S::load_part(x.add(whole), rest), S::load_part(y.add(whole), rest));
-            S::store_part(out.add(whole), v, rest);
+/// `out[i] = f(x[i], y[i])` for `n` elements, where `x`, `y` and `out` may be the same memory.
+macro_rules! map2 {
+    ($s:ident, $x:expr, $y:expr, $out:expr, $n:expr, |$a:ident, $b:ident| $f:expr) => {{
+        let (x, y, out, n): (*const f32, *const f32, *mut f32, usize) = ($x, $y, $out, $n);
+        let whole = n - n % $s::LANES;
+        let mut i = 0;
+        while i < whole {
+            let ($a, $b) = ($s::load(x.add(i)), $s::load(y.add(i)));
+            $s::store(out.add(i), $f);
+            i += $s::LANES;
         }
-    }
+        if whole < n {
+            let rest = n - whole;
+            let ($a, $b) = ($s::load_part(x.add(whole), rest), $s::load_part(y.add(whole), rest));
+            $s::store_part(out.add(whole), $f, rest);
+        }
+    }};
 }
+pub(super) use map2;
 
-/// `x[i] = f(x[i])`.
-///
-/// # Safety
-/// The processor has `S`.
-#[inline(always)]
-pub(super) unsafe fn map_assign<S: Simd>(x: &mut [f32], f: impl Fn(S::F) -> S::F) {
-    let p = x.as_mut_ptr();
-    // SAFETY: all three pointers are `x`, which map2 allows.
-    unsafe { map2::<S>(p, p, p, x.len(), |a, _| f(a)) }
+/// `x[i] = f(x[i])` for a `&mut [f32]`.
+macro_rules! map_assign {
+    ($s:ident, $x:expr, |$a:ident| $f:expr) => {{
+        let x: &mut [f32] = $x;
+        let (p, n) = (x.as_mut_ptr(), x.len());
+        $crate::ops::lanes::map2!($s, p, p, p, n, |$a, _same| $f)
+    }};
 }
+pub(super) use map_assign;
 
-/// Calls `f(lanes, n)` for each vector of `x`; the last one may have `n < LANES` elements, with
-/// `fill` in the lanes behind them.
-///
-/// # Safety
-/// The processor has `S`.
-#[inline(always)]
-pub(super) unsafe fn each<S: Simd>(x: &[f32], fill: f32, mut f: impl FnMut(S::F)) {
-    let whole = x.len() - x.len() % S::LANES;
-    for i in (0..whole).step_by(S::LANES) {
-        // SAFETY: i + LANES <= x.len().
-        f(unsafe { S::load(x.as_ptr().add(i)) });
-    }
-    if whole < x.len() {
-        let mut padded = [fill; 16];
-        padded[..x.len() - whole].copy_from_slice(&x[whole..]);
-        // SAFETY: no set has more than 16 lanes.
-        f(unsafe { S::load(padded.as_ptr()) });
-    }
+/// The body for each vector of `x`; the last one has `fill` in the lanes behind the slice.
+macro_rules! each {
+    ($s:ident, $x:expr, $fill:expr, |$v:ident| $f:expr) => {{
+        let x: &[f32] = $x;
+        let whole = x.len() - x.len() % $s::LANES;
+        let mut i = 0;
+        while i < whole {
+            let $v = $s::load(x.as_ptr().add(i));
+            $f;
+            i += $s::LANES;
+        }
+        if whole < x.len() {
+            // No set has more than 16 lanes.
+            let mut padded: [f32; 16] = [$fill; 16];
+            padded[..x.len() - whole].copy_from_slice(&x[whole..]);
+            let $v = $s::load(padded.as_ptr());
+            $f;
+        }
+    }};
 }
+pub(super) use each;

@@ -13,7 +13,7 @@ simd_fn! {
         // SAFETY: lengths are equal; simd_fn runs this only where the set exists.
         unsafe {
             let inv = S::splat(inverse_rms::<S>(x, eps));
-            map2::<S>(x.as_ptr(), weight.as_ptr(), out.as_mut_ptr(), x.len(), |x, w| {
+            map2!(S, x.as_ptr(), weight.as_ptr(), out.as_mut_ptr(), x.len(), |x, w| {
                 S::mul(S::mul(x, inv), w)
             });
         }
@@ -32,7 +32,7 @@ simd_fn! {
             unsafe {
                 let inv = S::splat(inverse_rms::<S>(head, eps));
                 let p = head.as_mut_ptr();
-                map2::<S>(p, weight.as_ptr(), p, head.len(), |x, w| S::mul(S::mul(x, inv), w));
+                map2!(S, p, weight.as_ptr(), p, head.len(), |x, w| S::mul(S::mul(x, inv), w));
             }
         }
     }
@@ -49,7 +49,7 @@ simd_fn! {
             // SAFETY: simd_fn runs this only where the set exists.
             unsafe {
                 let inv = S::splat(inverse_rms::<S>(head, eps));
-                map_assign::<S>(head, |x| S::mul(x, inv));
+                map_assign!(S, head, |x| S::mul(x, inv));
             }
         }
     }
@@ -65,7 +65,7 @@ unsafe fn inverse_rms<S: crate::simd::Simd>(x: &[f32], eps: f32) -> f32 {
     // SAFETY: lane arithmetic on a set that the caller vouches for.
     let sum = unsafe {
         let mut sums = [S::splat(0.0); 4];
-        each::<S>(x, 0.0, |v| {
+        each!(S, x, 0.0, |v| {
             let [a, b, c, d] = sums;
             sums = [b, c, d, S::fma(v, v, a)];
         });
@@ -84,7 +84,7 @@ simd_fn! {
         assert_eq!(x.len(), y.len());
         let p = x.as_mut_ptr();
         // SAFETY: lengths are equal; simd_fn runs this only where the set exists.
-        unsafe { map2::<S>(p, y.as_ptr(), p, x.len(), |x, y| S::add(x, y)) }
+        unsafe { map2!(S, p, y.as_ptr(), p, x.len(), |x, y| S::add(x, y)) }
     }
 }
 
@@ -94,7 +94,7 @@ simd_fn! {
         // SAFETY: simd_fn runs this only where the set exists.
         unsafe {
             let s = S::splat(s);
-            map_assign::<S>(x, |x| S::mul(x, s));
+            map_assign!(S, x, |x| S::mul(x, s));
         }
     }
 }
@@ -110,7 +110,7 @@ simd_fn! {
         // SAFETY: lengths are equal; simd_fn runs this only where the set exists.
         unsafe {
             let s = S::splat(s);
-            map2::<S>(p, x.as_ptr(), p, acc.len(), |acc, x| S::fma(x, s, acc));
+            map2!(S, p, x.as_ptr(), p, acc.len(), |acc, x| S::fma(x, s, acc));
         }
     }
 }

@@ -10,11 +10,11 @@ simd_fn! {
         // SAFETY: simd_fn runs this only where the set exists.
         unsafe {
             let max = S::splat(largest::<S>(x));
-            map_assign::<S>(x, |x| S::exp(S::sub(x, max)));
+            map_assign!(S, x, |x| S::exp(S::sub(x, max)));
             let mut sum = S::splat(0.0);
-            each::<S>(x, 0.0, |v| sum = S::add(sum, v));
+            each!(S, x, 0.0, |v| sum = S::add(sum, v));
             let inv = S::splat(1.0 / S::sum(sum));
-            map_assign::<S>(x, |x| S::mul(x, inv));
+            map_assign!(S, x, |x| S::mul(x, inv));
         }
     }
 }
@@ -30,7 +30,7 @@ simd_fn! {
             }
             let shift = S::splat(max);
             let mut sum = S::splat(0.0);
-            each::<S>(x, f32::NEG_INFINITY, |v| sum = S::add(sum, S::exp(S::sub(v, shift))));
+            each!(S, x, f32::NEG_INFINITY, |v| sum = S::add(sum, S::exp(S::sub(v, shift))));
             max + S::sum(sum).ln()
         }
     }
@@ -45,7 +45,7 @@ pub(super) unsafe fn largest<S: Simd>(x: &[f32]) -> f32 {
     // SAFETY: lane arithmetic on a set that the caller vouches for.
     unsafe {
         let mut sums = [S::splat(f32::NEG_INFINITY); 4];
-        each::<S>(x, f32::NEG_INFINITY, |v| {
+        each!(S, x, f32::NEG_INFINITY, |v| {
             // The element comes first: `max` returns its second operand beside NaN.
             let [a, b, c, d] = sums;
             sums = [b, c, d, S::max(v, a)];

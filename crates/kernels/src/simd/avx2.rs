@@ -251,6 +251,13 @@ unsafe fn widen(pairs: __m256i) -> __m256i {
     unsafe { _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)) }
 }
 
+/// Products of group `g` in 32 bits.
+#[inline(always)]
+unsafe fn one<const BITS: u32>(w: &[__m256i; 8], x: *const i8, g: usize) -> __m256i {
+    // SAFETY: as `product`.
+    unsafe { widen(product::<BITS>(w[g], x.add(4 * g))) }
+}
+
 /// Products of groups `G` and `G + 1` in 16 bits.
 #[inline(always)]
 unsafe fn two<const BITS: u32, const G: usize>(w: &[__m256i; 8], x: *const i8) -> __m256i {
@@ -284,9 +291,9 @@ unsafe fn add_four<const BITS: u32, const G: usize>(acc: __m256i, w: &[__m256i; 
             let acc = _mm256_add_epi32(acc, widen(two::<BITS, G>(w, x)));
             _mm256_add_epi32(acc, widen(second))
         } else {
-            let one = |g: usize| widen(product::<BITS>(w[g], x.add(4 * g)));
-            let low = _mm256_add_epi32(one(G), one(G + 1));
-            _mm256_add_epi32(acc, _mm256_add_epi32(low, _mm256_add_epi32(one(G + 2), one(G + 3))))
+            let low = _mm256_add_epi32(one::<BITS>(w, x, G), one::<BITS>(w, x, G + 1));
+            let high = _mm256_add_epi32(one::<BITS>(w, x, G + 2), one::<BITS>(w, x, G + 3));
+            _mm256_add_epi32(acc, _mm256_add_epi32(low, high))
         }
     }
 }

@@ -204,14 +204,11 @@ impl Simd for Avx512 {
     ) -> Self::I {
         // SAFETY: the caller guarantees 4 * TO activations and the instruction set.
         unsafe {
-            let group = |acc, g: usize| {
-                _mm512_dpbusd_epi32(acc, w[g], _mm512_set1_epi32(x.add(4 * g).cast::<i32>().read_unaligned()))
-            };
             if FROM == 0 {
-                acc = group(group(group(group(acc, 0), 1), 2), 3);
+                acc = group(group(group(group(acc, w, x, 0), w, x, 1), w, x, 2), w, x, 3);
             }
             if TO == 8 {
-                acc = group(group(group(group(acc, 4), 5), 6), 7);
+                acc = group(group(group(group(acc, w, x, 4), w, x, 5), w, x, 6), w, x, 7);
             }
         }
         acc
@@ -245,4 +242,11 @@ unsafe fn shift<const RIGHT: i32>(b: __m512i) -> __m512i {
             _ => b,
         }
     }
+}
+
+/// Adds the products of group `g`.
+#[inline(always)]
+unsafe fn group(acc: __m512i, w: &[__m512i; 8], x: *const i8, g: usize) -> __m512i {
+    // SAFETY: the caller guarantees 4 * (g + 1) activations and the instruction set.
+    unsafe { _mm512_dpbusd_epi32(acc, w[g], _mm512_set1_epi32(x.add(4 * g).cast::<i32>().read_unaligned())) }
 }

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use leveret_kernels::bandwidth;
 use leveret_model::{Cache, LogitRows, Model, Pass, Source, Target, Team};
 use serde_json::json;
 
@@ -64,7 +64,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let source = model::open(Some(&args.model))?;
     let options = args.engine.load_options();
     let idle_share = idle_share(Duration::from_millis(500));
-    let bandwidth_gbps = bandwidth(&Team::new(options.threads));
+    let bandwidth_gbps =
+        bandwidth(&Team::new(options.threads)).context("no memory to measure bandwidth with")? / 1e9;
     let bytes_per_token = source.footprint(&options)?.bytes_per_token;
     let mut model = Model::load(&source, &options)?;
     let repeats = if args.quick { 2 } else { 5 };
@@ -275,24 +276,6 @@ impl Figures {
         }
         Ok(())
     }
-}
-
-/// Bytes a second that the team reads from memory, in GB/s.
-fn bandwidth(team: &Team) -> f64 {
-    const BLOCK: usize = 1 << 16;
-    let words = vec![1u64; (512 << 20) / 8];
-    let sum = AtomicU64::new(0);
-    let mut times = Vec::new();
-    for _ in 0..6 {
-        let start = Instant::now();
-        team.run(words.len() / BLOCK, |block| {
-            let part = &words[block * BLOCK..][..BLOCK];
-            sum.fetch_add(part.iter().fold(0, |a, &b| a.wrapping_add(b)), Relaxed);
-        });
-        times.push(start.elapsed().as_secs_f64());
-    }
-    std::hint::black_box(sum);
-    (words.len() * 8) as f64 / median(&mut times[1..]) / 1e9
 }
 
 /// Share of processor time that nobody uses, over `time`.
