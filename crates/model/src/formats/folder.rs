@@ -85,8 +85,7 @@ impl Folder {
 
     /// The tensor `name`; `None` if there is no such tensor, an error if it is not F32, F16 or BF16.
     pub fn tensor(&self, name: &str) -> Result<Option<TensorView<'_>>> {
-        self.file_of(name)
-            .map_or(Ok(None), |file| file.tensor(name))
+        self.file_of(name).map_or(Ok(None), |file| file.tensor(name))
     }
 
     /// The tensor `name` whatever its element type.
@@ -152,9 +151,9 @@ fn shards(dir: &Path, index_path: &Path, index: &Value) -> Result<Vec<Safetensor
     let mut names = BTreeSet::new();
     for (tensor, file) in map {
         // A shard lies in the folder itself: the index must not lead anywhere else.
-        let file = file.as_str().filter(|file| {
-            !file.starts_with('.') && !file.contains(['/', '\\', ':']) && !file.is_empty()
-        });
+        let file = file
+            .as_str()
+            .filter(|file| !file.starts_with('.') && !file.contains(['/', '\\', ':']) && !file.is_empty());
         let Some(file) = file else {
             return Err(fault(format!(
                 "`weight_map` maps {tensor:?} to {}; expected a file name",
@@ -166,8 +165,7 @@ fn shards(dir: &Path, index_path: &Path, index: &Value) -> Result<Vec<Safetensor
     let open = |name: &&str| Safetensors::open(dir.join(name));
     let files = names.iter().map(open).collect::<Result<Vec<_>>>()?;
     for (tensor, file) in map {
-        let holds =
-            |(name, shard): (&&str, &Safetensors)| file == *name && shard.raw(tensor).is_some();
+        let holds = |(name, shard): (&&str, &Safetensors)| file == *name && shard.raw(tensor).is_some();
         if !names.iter().zip(&files).any(holds) {
             return Err(fault(format!("maps {tensor:?} to {file}, which lacks it")));
         }
@@ -193,8 +191,8 @@ fn read_object(path: &Path) -> Result<Option<Value>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io(path, e)),
     };
-    let value: Value = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::format(path, format!("is not valid JSON: {e}")))?;
+    let value: Value =
+        serde_json::from_slice(&bytes).map_err(|e| Error::format(path, format!("is not valid JSON: {e}")))?;
     if !value.is_object() {
         return Err(Error::format(path, "is not a JSON object"));
     }

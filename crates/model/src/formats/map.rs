@@ -29,28 +29,18 @@ impl FileBytes {
         let file = File::open(path).map_err(io)?;
         let found = file.metadata().map_err(io)?;
         if !found.is_file() {
-            let kind = if found.is_dir() {
-                "a folder"
-            } else {
-                "not a regular file"
-            };
+            let kind = if found.is_dir() { "a folder" } else { "not a regular file" };
             return Err(Error::format(path, format!("is {kind}; expected a file")));
         }
         // SAFETY: the map is never written through, and files are replaced by renaming, not
         // written in place; a foreign process that does so anyway is out of scope (see above).
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        Ok(Self {
-            path: path.into(),
-            data: Data::Mapped(map),
-        })
+        Ok(Self { path: path.into(), data: Data::Mapped(map) })
     }
 
     /// Takes bytes that are already in memory; `path` only names them in errors.
     pub(super) fn owned(path: &Path, bytes: Vec<u8>) -> Self {
-        Self {
-            path: path.into(),
-            data: Data::Owned(bytes),
-        }
+        Self { path: path.into(), data: Data::Owned(bytes) }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -70,11 +60,7 @@ impl FileBytes {
                 // SAFETY: the mapping is file-backed and never written, so dropped pages come
                 // back with the same content.
                 let _ = unsafe {
-                    map.unchecked_advise_range(
-                        memmap2::UncheckedAdvice::DontNeed,
-                        start,
-                        end - start,
-                    )
+                    map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
                 };
             }
         }

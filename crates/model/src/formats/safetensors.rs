@@ -51,9 +51,7 @@ impl Safetensors {
         let fault = |what: String| Error::format(file.path(), what);
         let len = file.len() as u64;
         let Some(first) = file.first_chunk() else {
-            return Err(fault(format!(
-                "has {len} bytes; expected at least the 8 of the header length"
-            )));
+            return Err(fault(format!("has {len} bytes; expected at least the 8 of the header length")));
         };
         let header = u64::from_le_bytes(*first);
         if header > MAX_HEADER || header > len - 8 {
@@ -72,11 +70,7 @@ impl Safetensors {
                 "has {found} bytes of tensor data; its header calls for {expected}; is it cut short?"
             )));
         }
-        Ok(Self {
-            file,
-            metadata,
-            data,
-        })
+        Ok(Self { file, metadata, data })
     }
 
     /// The file.
@@ -97,21 +91,12 @@ impl Safetensors {
     /// The tensor `name` whatever its element type; `None` if there is no such tensor.
     pub fn raw(&self, name: &str) -> Option<RawTensor<'_>> {
         let info = self.metadata.info(name)?;
-        Some(RawTensor {
-            dtype: info.dtype,
-            shape: &info.shape,
-            bytes: &self.file[self.range(info)],
-        })
+        Some(RawTensor { dtype: info.dtype, shape: &info.shape, bytes: &self.file[self.range(info)] })
     }
 
     /// The tensor `name`; `None` if there is no such tensor, an error if it is not F32, F16 or BF16.
     pub fn tensor(&self, name: &str) -> Result<Option<TensorView<'_>>> {
-        let Some(RawTensor {
-            dtype,
-            shape,
-            bytes,
-        }) = self.raw(name)
-        else {
+        let Some(RawTensor { dtype, shape, bytes }) = self.raw(name) else {
             return Ok(None);
         };
         let ty = match dtype {
@@ -119,8 +104,7 @@ impl Safetensors {
             Dtype::F16 => ElementType::F16,
             Dtype::BF16 => ElementType::BF16,
             other => {
-                let what =
-                    format!("tensor `{name}` has the type {other:?}; expected BF16, F16 or F32");
+                let what = format!("tensor `{name}` has the type {other:?}; expected BF16, F16 or F32");
                 return Err(Error::unsupported(self.path(), what));
             }
         };

@@ -23,15 +23,9 @@ impl<'a> Cursor<'a> {
     /// The next `n` bytes, which hold `what`.
     pub(super) fn take(&mut self, n: u64, what: &str) -> Result<&'a [u8], String> {
         let left = self.left();
-        let n = usize::try_from(n)
-            .ok()
-            .filter(|&n| n <= left)
-            .ok_or_else(|| {
-                format!(
-                    "{what} at byte {} claims {n} bytes, but only {left} are left in the file",
-                    self.at
-                )
-            })?;
+        let n = usize::try_from(n).ok().filter(|&n| n <= left).ok_or_else(|| {
+            format!("{what} at byte {} claims {n} bytes, but only {left} are left in the file", self.at)
+        })?;
         let taken = &self.bytes[self.at..self.at + n];
         self.at += n;
         Ok(taken)
@@ -70,9 +64,7 @@ impl<'a> Cursor<'a> {
         let bytes = self.string(what)?;
         if bytes.len() > MAX_NAME {
             let n = bytes.len();
-            return Err(format!(
-                "{what} at byte {at} has {n} bytes; expected at most {MAX_NAME}"
-            ));
+            return Err(format!("{what} at byte {at} has {n} bytes; expected at most {MAX_NAME}"));
         }
         match std::str::from_utf8(bytes) {
             Ok(name) if !name.contains(char::is_control) => Ok(name),

@@ -90,9 +90,7 @@ fn check_magic_and_version(cursor: &mut Cursor<'_>) -> Result<(), String> {
             "is a big-endian GGUF file (version {}); expected little-endian: convert it again",
             v.swap_bytes()
         )),
-        v => Err(format!(
-            "is GGUF version {v}; expected 2 or 3: convert the model again"
-        )),
+        v => Err(format!("is GGUF version {v}; expected 2 or 3: convert the model again")),
     }
 }
 
@@ -104,9 +102,7 @@ fn alignment(meta: &Meta) -> Result<u64, String> {
         Some(other) => return Err(format!("metadata `{key}` is {other}; expected u32")),
     };
     if !alignment.is_power_of_two() || alignment > 1 << 30 {
-        return Err(format!(
-            "metadata `{key}` is {alignment}; expected a power of two up to 2^30"
-        ));
+        return Err(format!("metadata `{key}` is {alignment}; expected a power of two up to 2^30"));
     }
     Ok(alignment)
 }
@@ -117,9 +113,7 @@ fn read_tensor(cursor: &mut Cursor<'_>, i: usize) -> Result<(Directory, u64), St
     let what = format!("tensor `{name}`");
     let n_dims = cursor.u32(&what)? as usize;
     if n_dims == 0 || n_dims > MAX_DIMS {
-        return Err(format!(
-            "{what} has {n_dims} dimensions; expected 1 to {MAX_DIMS}"
-        ));
+        return Err(format!("{what} has {n_dims} dimensions; expected 1 to {MAX_DIMS}"));
     }
     let mut dims = [0; MAX_DIMS];
     for d in (0..n_dims).rev() {
@@ -131,13 +125,7 @@ fn read_tensor(cursor: &mut Cursor<'_>, i: usize) -> Result<(Directory, u64), St
     }
     let ty = TypeId(cursor.u32(&what)?);
     let offset = cursor.u64(&what)?;
-    let tensor = Directory {
-        name: name.into(),
-        ty,
-        dims,
-        n_dims,
-        bytes: 0..0,
-    };
+    let tensor = Directory { name: name.into(), ty, dims, n_dims, bytes: 0..0 };
     Ok((tensor, offset))
 }
 
@@ -149,9 +137,7 @@ fn place(tensor: &mut Directory, data: u64, offset: u64, file_len: usize) -> Res
         None => 0,
         Some(ty) => {
             let row = shape[shape.len() - 1];
-            let rows = shape[..shape.len() - 1]
-                .iter()
-                .try_fold(1usize, |n, &d| n.checked_mul(d));
+            let rows = shape[..shape.len() - 1].iter().try_fold(1usize, |n, &d| n.checked_mul(d));
             let row_bytes = ty.row_bytes(row).ok_or_else(|| {
                 let block = ty.block_len();
                 format!(
@@ -160,9 +146,7 @@ fn place(tensor: &mut Directory, data: u64, offset: u64, file_len: usize) -> Res
                 )
             })?;
             rows.and_then(|rows| rows.checked_mul(row_bytes))
-                .ok_or_else(|| {
-                    format!("tensor `{name}` of shape {shape:?} is larger than memory")
-                })?
+                .ok_or_else(|| format!("tensor `{name}` of shape {shape:?} is larger than memory"))?
         }
     };
     let start = data.checked_add(offset);

@@ -28,20 +28,12 @@ struct Entry {
 enum Slot {
     Plain(Value<'static>),
     Str(Range<usize>),
-    Array {
-        ty: ValueType,
-        count: usize,
-        bytes: Range<usize>,
-    },
+    Array { ty: ValueType, count: usize, bytes: Range<usize> },
 }
 
 impl Meta {
     /// Reads `count` entries at the cursor, which must run over the bytes of `file`.
-    pub(super) fn read(
-        file: &Arc<FileBytes>,
-        cursor: &mut Cursor<'_>,
-        count: usize,
-    ) -> Result<Self, String> {
+    pub(super) fn read(file: &Arc<FileBytes>, cursor: &mut Cursor<'_>, count: usize) -> Result<Self, String> {
         let mut entries = Vec::new();
         for i in 0..count {
             let key = cursor.name(&format!("metadata key {i}"))?;
@@ -53,11 +45,7 @@ impl Meta {
             let slot = match value {
                 Value::Str(v) => Slot::Str(tail(v.len())),
                 Value::NotUtf8(v) => Slot::Str(tail(v.len())),
-                Value::Array(v) => Slot::Array {
-                    ty: v.ty,
-                    count: v.count,
-                    bytes: tail(v.bytes.len()),
-                },
+                Value::Array(v) => Slot::Array { ty: v.ty, count: v.count, bytes: tail(v.bytes.len()) },
                 Value::Unsigned(v) => Slot::Plain(Value::Unsigned(v)),
                 Value::Signed(v) => Slot::Plain(Value::Signed(v)),
                 Value::Float(v) => Slot::Plain(Value::Float(v)),
@@ -69,11 +57,7 @@ impl Meta {
         let by_key = super::sorted_unique(&entries, |e| &e.key)
             .map_err(|key| format!("metadata key `{key}` stands there twice"))?;
         let file = Arc::clone(file);
-        Ok(Self {
-            file,
-            entries,
-            by_key,
-        })
+        Ok(Self { file, entries, by_key })
     }
 
     /// The file that holds these entries.
@@ -98,9 +82,7 @@ impl Meta {
 
     /// The value of `key` as it stands.
     pub fn value(&self, key: &str) -> Option<Value<'_>> {
-        let found = self
-            .by_key
-            .binary_search_by(|&i| (*self.entries[i].key).cmp(key));
+        let found = self.by_key.binary_search_by(|&i| (*self.entries[i].key).cmp(key));
         let index = self.by_key[found.ok()?];
         Some(self.decode(&self.entries[index].slot))
     }
@@ -133,11 +115,9 @@ impl Meta {
                 let bytes = &self.file[range.clone()];
                 std::str::from_utf8(bytes).map_or(Value::NotUtf8(bytes), Value::Str)
             }
-            Slot::Array { ty, count, bytes } => Value::Array(Array {
-                ty: *ty,
-                count: *count,
-                bytes: &self.file[bytes.clone()],
-            }),
+            Slot::Array { ty, count, bytes } => {
+                Value::Array(Array { ty: *ty, count: *count, bytes: &self.file[bytes.clone()] })
+            }
         }
     }
 }

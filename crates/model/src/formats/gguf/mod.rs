@@ -87,10 +87,7 @@ impl Gguf {
         let file = Arc::new(FileBytes::owned(name.as_ref(), bytes));
         let header = Header::read(&file)?;
         if let Some(split) = Split::of(&header.meta)? {
-            let what = format!(
-                "is one of {} parts; expected a model in one file",
-                split.count
-            );
+            let what = format!("is one of {} parts; expected a model in one file", split.count);
             return Err(Error::format(file.path(), what));
         }
         Self::assemble(vec![(file, header)])
@@ -109,15 +106,9 @@ impl Gguf {
         }
         let meta = metas.swap_remove(0);
         split::check_total(&meta, tensors.len())?;
-        let by_name = sorted_unique(&tensors, |t| &t.directory.name).map_err(|name| {
-            Error::format(meta.path(), format!("tensor `{name}` stands there twice"))
-        })?;
-        Ok(Self {
-            parts: files,
-            meta,
-            tensors,
-            by_name,
-        })
+        let by_name = sorted_unique(&tensors, |t| &t.directory.name)
+            .map_err(|name| Error::format(meta.path(), format!("tensor `{name}` stands there twice")))?;
+        Ok(Self { parts: files, meta, tensors, by_name })
     }
 
     /// The metadata; of a split model that of the first part.
@@ -138,23 +129,18 @@ impl Gguf {
             );
             return Err(Error::unsupported(self.parts[*part].path(), what));
         };
-        let (shape, bytes) = (
-            directory.shape(),
-            &self.parts[*part][directory.bytes.clone()],
-        );
+        let (shape, bytes) = (directory.shape(), &self.parts[*part][directory.bytes.clone()]);
         Ok(Some(TensorView { ty, shape, bytes }))
     }
 
     /// All tensors in file order.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = TensorInfo<'_>> {
-        self.tensors
-            .iter()
-            .map(|Placed { directory, .. }| TensorInfo {
-                name: &directory.name,
-                shape: directory.shape(),
-                ty: directory.ty,
-                bytes: directory.ty.element().map(|_| directory.bytes.len()),
-            })
+        self.tensors.iter().map(|Placed { directory, .. }| TensorInfo {
+            name: &directory.name,
+            shape: directory.shape(),
+            ty: directory.ty,
+            bytes: directory.ty.element().map(|_| directory.bytes.len()),
+        })
     }
 
     /// Lets go of the memory behind a tensor that is no longer needed (because it was repacked).
@@ -200,9 +186,7 @@ impl Gguf {
 fn sorted_unique<T>(items: &[T], name: impl Fn(&T) -> &str) -> Result<Vec<usize>, &str> {
     let mut order: Vec<usize> = (0..items.len()).collect();
     order.sort_by_key(|&i| name(&items[i]));
-    let twice = order
-        .windows(2)
-        .find(|pair| name(&items[pair[0]]) == name(&items[pair[1]]));
+    let twice = order.windows(2).find(|pair| name(&items[pair[0]]) == name(&items[pair[1]]));
     match twice {
         Some(pair) => Err(name(&items[pair[0]])),
         None => Ok(order),

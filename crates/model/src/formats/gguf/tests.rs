@@ -57,10 +57,7 @@ fn exhaust(gguf: &Gguf) {
 fn what_was_written_is_read() {
     let gguf = open(sample()).unwrap();
     let meta = gguf.meta();
-    assert_eq!(
-        meta.require::<&str>("general.architecture").unwrap(),
-        "llama"
-    );
+    assert_eq!(meta.require::<&str>("general.architecture").unwrap(), "llama");
     assert_eq!(meta.require::<u16>("llama.block_count").unwrap(), 2);
     assert_eq!(meta.require::<u32>("llama.long").unwrap(), 7);
     assert_eq!(meta.require::<f32>("llama.eps").unwrap(), 1e-5);
@@ -74,20 +71,11 @@ fn what_was_written_is_read() {
     assert_eq!(keys[..2], ["general.architecture", "llama.block_count"]);
 
     let a = gguf.tensor("a").unwrap().unwrap();
-    assert_eq!(
-        (a.ty, a.shape, a.bytes),
-        (ElementType::F32, &[2, 3][..], &[1; 24][..])
-    );
+    assert_eq!((a.ty, a.shape, a.bytes), (ElementType::F32, &[2, 3][..], &[1; 24][..]));
     let b = gguf.tensor("b").unwrap().unwrap();
-    assert_eq!(
-        (b.ty, b.shape, b.bytes),
-        (ElementType::Q4_0, &[3, 2, 32][..], &[2; 108][..])
-    );
+    assert_eq!((b.ty, b.shape, b.bytes), (ElementType::Q4_0, &[3, 2, 32][..], &[2; 108][..]));
     assert!(gguf.tensor("c").unwrap().is_none());
-    assert_eq!(
-        gguf.tensors().map(|t| t.name).collect::<Vec<_>>(),
-        ["a", "b"]
-    );
+    assert_eq!(gguf.tensors().map(|t| t.name).collect::<Vec<_>>(), ["a", "b"]);
     exhaust(&gguf);
 }
 
@@ -176,10 +164,7 @@ fn unknown_types_are_refused_only_when_asked_for() {
         let gguf = open(one_tensor(&[256], ty, 0)).unwrap();
         assert_eq!(gguf.tensors().next().unwrap().bytes, None);
         let error = gguf.tensor("t").unwrap_err().to_string();
-        assert!(
-            error.contains(&format!("tensor `t` has the type {name};")),
-            "{error}"
-        );
+        assert!(error.contains(&format!("tensor `t` has the type {name};")), "{error}");
     }
 }
 
@@ -187,10 +172,7 @@ fn unknown_types_are_refused_only_when_asked_for() {
 fn duplicates_and_overlaps_are_refused() {
     let mut writer = Writer::new();
     writer.meta("k", 1u32).meta("k", 2u32);
-    assert!(
-        fault(writer.start(Vec::new()).unwrap().finish().unwrap())
-            .contains("`k` stands there twice")
-    );
+    assert!(fault(writer.start(Vec::new()).unwrap().finish().unwrap()).contains("`k` stands there twice"));
 
     let two = |second: &str, offset: Option<u64>| {
         let mut writer = Writer::new();
@@ -253,29 +235,19 @@ fn split_models_are_joined_from_any_part() {
     let path = |i: u32| dir.path().join(format!("m-{i:05}-of-00003.gguf"));
     let write = |i: u32, total: i32| {
         let mut writer = Writer::new();
-        writer
-            .meta("split.no", (i - 1) as u16)
-            .meta("split.count", 3u16);
+        writer.meta("split.no", (i - 1) as u16).meta("split.count", 3u16);
         writer.meta("split.tensors.count", total);
         let name = format!("t{i}");
         writer.tensor(&name, ElementType::F32, &[4]).unwrap();
-        let mut body = writer
-            .start(std::fs::File::create(path(i)).unwrap())
-            .unwrap();
+        let mut body = writer.start(std::fs::File::create(path(i)).unwrap()).unwrap();
         body.tensor(&name, &[i as u8; 16]).unwrap();
         body.finish().unwrap();
     };
     (1..=3).for_each(|i| write(i, 3));
     for start in 1..=3 {
         let gguf = Gguf::open(path(start)).unwrap();
-        assert_eq!(
-            gguf.paths().collect::<Vec<_>>(),
-            [path(1), path(2), path(3)]
-        );
-        assert_eq!(
-            gguf.tensors().map(|t| t.name).collect::<Vec<_>>(),
-            ["t1", "t2", "t3"]
-        );
+        assert_eq!(gguf.paths().collect::<Vec<_>>(), [path(1), path(2), path(3)]);
+        assert_eq!(gguf.tensors().map(|t| t.name).collect::<Vec<_>>(), ["t1", "t2", "t3"]);
         assert_eq!(gguf.tensor("t3").unwrap().unwrap().bytes, [3; 16]);
         gguf.populate("t3");
         gguf.release("t3");
@@ -286,23 +258,14 @@ fn split_models_are_joined_from_any_part() {
     assert!(error.contains("the parts hold 3 tensors"), "{error}");
     std::fs::copy(path(1), path(2)).unwrap();
     let error = Gguf::open(path(1)).unwrap_err().to_string();
-    assert!(
-        error.contains("is part 1 of 3; expected part 2 of 3"),
-        "{error}"
-    );
+    assert!(error.contains("is part 1 of 3; expected part 2 of 3"), "{error}");
     std::fs::remove_file(path(2)).unwrap();
     let error = Gguf::open(path(1)).unwrap_err().to_string();
-    assert!(
-        error.contains("m-00002-of-00003.gguf: No such file"),
-        "{error}"
-    );
+    assert!(error.contains("m-00002-of-00003.gguf: No such file"), "{error}");
     let other = dir.path().join("renamed.gguf");
     std::fs::rename(path(1), &other).unwrap();
     let error = Gguf::open(&other).unwrap_err().to_string();
-    assert!(
-        error.contains("expected a name that ends in `-00001-of-00003.gguf`"),
-        "{error}"
-    );
+    assert!(error.contains("expected a name that ends in `-00001-of-00003.gguf`"), "{error}");
 }
 
 #[test]

@@ -107,12 +107,7 @@ impl<'a> Value<'a> {
         Self::read_nested(ty, cursor, what, 0)
     }
 
-    fn read_nested(
-        ty: ValueType,
-        cursor: &mut Cursor<'a>,
-        what: &str,
-        depth: usize,
-    ) -> Result<Self, String> {
+    fn read_nested(ty: ValueType, cursor: &mut Cursor<'a>, what: &str, depth: usize) -> Result<Self, String> {
         Ok(match ty {
             ValueType::U8 => Value::Unsigned(u8::from_le_bytes(cursor.array(what)?).into()),
             ValueType::U16 => Value::Unsigned(u16::from_le_bytes(cursor.array(what)?).into()),
@@ -137,9 +132,7 @@ impl<'a> Value<'a> {
 impl<'a> Array<'a> {
     fn read(cursor: &mut Cursor<'a>, what: &str, depth: usize) -> Result<Self, String> {
         if depth == MAX_NESTING {
-            return Err(format!(
-                "{what} holds arrays nested more than {MAX_NESTING} deep"
-            ));
+            return Err(format!("{what} holds arrays nested more than {MAX_NESTING} deep"));
         }
         let ty = ValueType::read(cursor, what)?;
         let count = cursor.count(ty.least_bytes(), what)?;

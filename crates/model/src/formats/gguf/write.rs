@@ -77,28 +77,16 @@ impl Writer {
     /// Plans a tensor of row-major `shape`, outermost dimension first. Names must differ.
     ///
     /// Fails if rows are not whole blocks of `ty`, or there are not 1 to 4 dimensions.
-    pub fn tensor(
-        &mut self,
-        name: &str,
-        ty: ElementType,
-        shape: &[usize],
-    ) -> io::Result<&mut Self> {
+    pub fn tensor(&mut self, name: &str, ty: ElementType, shape: &[usize]) -> io::Result<&mut Self> {
         let (&row, outer) = shape.split_last().unwrap_or((&0, &[]));
-        let bytes = ty
-            .row_bytes(row)
-            .and_then(|row| outer.iter().try_fold(row, |n, &d| n.checked_mul(d)));
+        let bytes = ty.row_bytes(row).and_then(|row| outer.iter().try_fold(row, |n, &d| n.checked_mul(d)));
         let id = TypeId::of(ty);
         let (Some(bytes @ 1..), Some(ty), 1..=4) = (bytes, id, shape.len()) else {
             let ty = ty.name();
             let what = format!("tensor `{name}`: shape {shape:?} cannot be stored as {ty}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         };
-        self.tensors.push(Planned {
-            name: name.into(),
-            ty,
-            shape: shape.into(),
-            bytes: bytes as u64,
-        });
+        self.tensors.push(Planned { name: name.into(), ty, shape: shape.into(), bytes: bytes as u64 });
         Ok(self)
     }
 
@@ -125,10 +113,7 @@ impl Writer {
             offset += padded(tensor.bytes);
         }
         front.resize(padded(front.len() as u64) as usize, 0);
-        let mut body = Body {
-            out,
-            planned: self.tensors.into_iter(),
-        };
+        let mut body = Body { out, planned: self.tensors.into_iter() };
         body.out.write_all(&front)?;
         Ok(body)
     }
@@ -158,8 +143,7 @@ impl<W: Write> Body<W> {
         }
         self.out.write_all(bytes)?;
         let padding = padded(planned.bytes) - planned.bytes;
-        self.out
-            .write_all(&[0; DEFAULT_ALIGNMENT as usize][..padding as usize])
+        self.out.write_all(&[0; DEFAULT_ALIGNMENT as usize][..padding as usize])
     }
 
     /// Ends the file. Fails if a planned tensor is missing.
