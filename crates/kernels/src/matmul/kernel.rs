@@ -145,6 +145,7 @@ const PARTS: usize = 4;
 /// # Safety
 /// `panel` holds `k` weights per row; each `x` points at `k` values; the set's instructions exist.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // `part` counts weights as well as sums
 pub(crate) unsafe fn float_tile<S: Simd, W: FloatForm, const T: usize>(
     panel: *const u8,
     k: usize,

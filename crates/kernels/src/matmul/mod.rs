@@ -213,49 +213,62 @@ macro_rules! each_tile {
 
 #[inline(always)]
 fn quantized_panels<S: Simd, F: format::Format>(work: &Work<'_>, panels: Range<usize>) {
-    debug_assert_eq!(work.matrix.layout.lanes, S::LANES);
-    let supers = work.matrix.cols() / (F::SUPER * 32);
     // Accumulators, codes and scales of a tile fit the registers: 32 where vectors have 16 lanes, else 16.
     let most = if S::LANES == 16 { 8 } else { 4 };
     let mut i = 0;
     macro_rules! tile {
         ($n:literal) => {
             if $n <= most {
-                let x: [*const Block; $n] = std::array::from_fn(|t| work.x.blocks(work.row(i + t)).as_ptr());
-                for panel in panels.clone() {
-                    // SAFETY: a panel holds `supers` super-blocks, a row that many activation blocks; `S` was
-                    // checked for.
-                    let sums =
-                        unsafe { kernel::tile::<S, F, $n>(work.matrix.panel(panel).as_ptr(), supers, x) };
-                    store::<S, $n>(work, panel, i, sums);
-                }
+                quantized_tile::<S, F, $n>(work, panels.clone(), i);
             }
         };
     }
     each_tile!(i, work.count, most, tile);
 }
 
+/// Rows `i .. i + T` times the panels.
+#[inline(always)]
+fn quantized_tile<S: Simd, F: format::Format, const T: usize>(
+    work: &Work<'_>,
+    panels: Range<usize>,
+    i: usize,
+) {
+    debug_assert_eq!(work.matrix.layout.lanes, S::LANES);
+    let supers = work.matrix.cols() / (F::SUPER * 32);
+    let x: [*const Block; T] = std::array::from_fn(|t| work.x.blocks(work.row(i + t)).as_ptr());
+    for panel in panels {
+        // SAFETY: a panel holds `supers` super-blocks, a row that many activation blocks; `S` was checked for.
+        let sums = unsafe { kernel::tile::<S, F, T>(work.matrix.panel(panel).as_ptr(), supers, x) };
+        store::<S, T>(work, panel, i, sums);
+    }
+}
+
 #[inline(always)]
 fn float_panels<S: Simd, W: FloatForm>(work: &Work<'_>, panels: Range<usize>) {
-    debug_assert_eq!(work.matrix.layout.lanes, S::LANES);
-    let k = work.matrix.cols();
     // Four sums for each row of a tile.
     let most = if S::LANES == 16 { 4 } else { 2 };
     let mut i = 0;
     macro_rules! tile {
         ($n:literal) => {
             if $n <= most {
-                let x: [*const f32; $n] = std::array::from_fn(|t| work.x.row(work.row(i + t)).as_ptr());
-                for panel in panels.clone() {
-                    // SAFETY: a panel holds `k` weights a row, a row `k` values; `S` was checked for.
-                    let sums =
-                        unsafe { kernel::float_tile::<S, W, $n>(work.matrix.panel(panel).as_ptr(), k, x) };
-                    store::<S, $n>(work, panel, i, sums);
-                }
+                float_tile::<S, W, $n>(work, panels.clone(), i);
             }
         };
     }
     each_tile!(i, work.count, most, tile);
+}
+
+/// Rows `i .. i + T` times the panels.
+#[inline(always)]
+fn float_tile<S: Simd, W: FloatForm, const T: usize>(work: &Work<'_>, panels: Range<usize>, i: usize) {
+    debug_assert_eq!(work.matrix.layout.lanes, S::LANES);
+    let k = work.matrix.cols();
+    let x: [*const f32; T] = std::array::from_fn(|t| work.x.row(work.row(i + t)).as_ptr());
+    for panel in panels {
+        // SAFETY: a panel holds `k` weights a row, a row `k` values; `S` was checked for.
+        let sums = unsafe { kernel::float_tile::<S, W, T>(work.matrix.panel(panel).as_ptr(), k, x) };
+        store::<S, T>(work, panel, i, sums);
+    }
 }
 
 /// Writes the sums of a panel for rows `i ..`.
