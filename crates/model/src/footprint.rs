@@ -77,7 +77,7 @@ fn measure(config: &Config, weights: &Weights<MatrixShape>, kv: KvType) -> Footp
         weight_bytes: sum.bytes,
         bytes_per_token: sum.read,
         cache_bytes_per_position: widths.sum::<u64>() * element,
-        types: sum.types.into_iter().map(|(_, entry)| entry).collect(),
+        types: sum.types.into_values().collect(),
     }
 }
 

@@ -224,7 +224,7 @@ impl Golden {
         let mut wrong = 0;
         let mut cache = model.new_cache(ids.len())?;
         let mut input = ids[..prompt_len].to_vec();
-        for n in prompt_len..ids.len() {
+        for (n, &recorded) in ids.iter().enumerate().skip(prompt_len) {
             model.forward(
                 &mut [Pass { cache: &mut cache, tokens: &input, parents: None, logits: LogitRows::Last }],
                 &[],
@@ -233,10 +233,10 @@ impl Golden {
             cache.commit(&path)?;
             let chosen = argmax(model.logits(0)).0 as u32;
             wrong += usize::from(
-                chosen != ids[n] && self.is_clear(reference, model.vocab_size(), n - 1, closeness),
+                chosen != recorded && self.is_clear(reference, model.vocab_size(), n - 1, closeness),
             );
             // Go on from the recorded id, so that each is judged by itself.
-            input = vec![ids[n]];
+            input = vec![recorded];
         }
         Ok(Comparison { quantity: name.into(), worst: wrong as f32, allowed: 0.0 })
     }

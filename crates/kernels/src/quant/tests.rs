@@ -83,7 +83,7 @@ fn powers_of_two_reach_the_subnormals() {
 
 #[test]
 fn mxfp4_pairs_keep_element_order() {
-    let packed: Vec<u8> = (0..16).map(|j| (2 * j) % 16 | ((2 * j + 1) % 16) << 4).collect();
+    let packed: Vec<u8> = (0..16).map(|j| ((2 * j) % 16) | (((2 * j + 1) % 16) << 4)).collect();
     let mut bytes = Vec::new();
     mxfp4_from_pairs(&packed, &[129], &mut bytes).unwrap();
     let expected: Vec<f32> = (0..32).map(|i| f32::from(codebook::E2M1_DOUBLED[i % 16]) * 2.0).collect();

@@ -168,6 +168,7 @@ fn take<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
 /// The memory of an emptied job list, for jobs that borrow something else.
 fn recycle<'b>(mut jobs: Vec<Job<'_>>) -> Vec<Job<'b>> {
     jobs.clear();
+    #[allow(clippy::unnecessary_filter_map)] // `filter` cannot change the type
     // Collecting in place keeps the allocation; nothing is left to convert.
     jobs.into_iter().filter_map(|_| None).collect()
 }
