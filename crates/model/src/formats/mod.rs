@@ -26,5 +26,15 @@ pub struct TensorView<'a> {
     pub bytes: &'a [u8],
 }
 
+/// Text from a file as errors quote it: on one line, and no longer than one reads.
+fn quoted(text: &str) -> String {
+    const SHOWN: usize = 300;
+    let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push_str("...");
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests;

@@ -272,7 +272,7 @@ fn split_models_are_joined_from_any_part() {
 fn releasing_keeps_the_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("big.gguf");
-    let data: Vec<u8> = (0..1u32 << 20).map(|i| (i * 7 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..1u32 << 20).map(|i| ((i * 7) >> 3) as u8).collect();
     let mut writer = Writer::new();
     writer.tensor("t", ElementType::F32, &[1 << 18]).unwrap();
     let mut body = writer.start(std::fs::File::create(&path).unwrap()).unwrap();
