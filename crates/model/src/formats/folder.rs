@@ -1,7 +1,7 @@
 //! Hugging Face model folders: configurations as JSON, tokenizer files by path, weights mapped.
 
-use super::TensorView;
 use super::safetensors::{RawTensor, Safetensors};
+use super::{TensorView, quoted};
 use crate::{Error, Result};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,7 +54,7 @@ impl Folder {
             for name in file.names() {
                 if let Some(other) = by_name.insert(name.clone(), index) {
                     let other = files[other].path().display();
-                    let what = format!("tensor `{name}` stands in {other} too");
+                    let what = format!("tensor `{}` stands in {other} too", quoted(&name));
                     return Err(Error::format(file.path(), what));
                 }
             }
@@ -156,8 +156,9 @@ fn shards(dir: &Path, index_path: &Path, index: &Value) -> Result<Vec<Safetensor
             .filter(|file| !file.starts_with('.') && !file.contains(['/', '\\', ':']) && !file.is_empty());
         let Some(file) = file else {
             return Err(fault(format!(
-                "`weight_map` maps {tensor:?} to {}; expected a file name",
-                map[tensor]
+                "`weight_map` maps `{}` to {}; expected a file name",
+                quoted(tensor),
+                quoted(&map[tensor].to_string())
             )));
         };
         names.insert(file);
@@ -167,7 +168,7 @@ fn shards(dir: &Path, index_path: &Path, index: &Value) -> Result<Vec<Safetensor
     for (tensor, file) in map {
         let holds = |(name, shard): (&&str, &Safetensors)| file == *name && shard.raw(tensor).is_some();
         if !names.iter().zip(&files).any(holds) {
-            return Err(fault(format!("maps {tensor:?} to {file}, which lacks it")));
+            return Err(fault(format!("maps `{}` to {file}, which lacks it", quoted(tensor))));
         }
     }
     Ok(files)

@@ -29,7 +29,13 @@ pub struct TensorView<'a> {
 /// Text from a file as errors quote it: on one line, and no longer than one reads.
 fn quoted(text: &str) -> String {
     const SHOWN: usize = 300;
-    let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    let mut shown = String::new();
+    for c in text.chars().take(SHOWN) {
+        match c.is_control() {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
     if text.chars().nth(SHOWN).is_some() {
         shown.push_str("...");
     }

@@ -3,8 +3,8 @@
 //! The header is parsed and checked by the `safetensors` crate; this module adds the mapping,
 //! errors that name file and tensor, and the element types of this engine.
 
-use super::TensorView;
 use super::map::FileBytes;
+use super::{TensorView, quoted};
 use crate::{Error, Result};
 use ::safetensors::tensor::{Metadata, TensorInfo};
 use leveret_kernels::ElementType;
@@ -63,7 +63,7 @@ impl Safetensors {
         }
         let data = 8 + header as usize;
         let metadata: Metadata = serde_json::from_slice(&file[8..data])
-            .map_err(|e| fault(format!("has no valid safetensors header: {e}")))?;
+            .map_err(|e| fault(format!("has no valid safetensors header: {}", quoted(&e.to_string()))))?;
         let (expected, found) = (metadata.data_len(), file.len() - data);
         if expected != found {
             return Err(fault(format!(
@@ -104,7 +104,8 @@ impl Safetensors {
             Dtype::F16 => ElementType::F16,
             Dtype::BF16 => ElementType::BF16,
             other => {
-                let what = format!("tensor `{name}` has the type {other:?}; expected BF16, F16 or F32");
+                let what =
+                    format!("tensor `{}` has the type {other:?}; expected BF16, F16 or F32", quoted(name));
                 return Err(Error::unsupported(self.path(), what));
             }
         };

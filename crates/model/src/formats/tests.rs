@@ -65,6 +65,7 @@ fn broken_files_are_named() {
     fault(file(&with("4294967296,4294967296,4", "0"), &[]));
     fault(file(&with("4", "3"), &[0; 3]));
     fault(file(&with("-4", "4"), &[0; 4]));
+    fault(file(r#"{"w":{"dtype":"B\nF16","shape":[0],"data_offsets":[0,0]}}"#, &[]));
 }
 
 #[test]
@@ -124,7 +125,7 @@ fn shards_follow_the_index() {
     assert!(folder.tensor("y").unwrap().is_some());
 
     index(r#"{"x":"1.safetensors","z":"2.safetensors"}"#);
-    assert!(folder_fault(dir).contains("maps \"z\" to \"2.safetensors\", which lacks it"));
+    assert!(folder_fault(dir).contains("maps `z` to \"2.safetensors\", which lacks it"));
     index(r#"{"x":"3.safetensors"}"#);
     assert!(folder_fault(dir).contains("3.safetensors: No such file"));
     for outside in ["../1.safetensors", "/1", "a/b", "..", ""] {
