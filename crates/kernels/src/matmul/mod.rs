@@ -204,9 +204,13 @@ macro_rules! each_tile {
                 5 => $call!(5),
                 6 => $call!(6),
                 7 => $call!(7),
-                _ => $call!(8),
+                8 => $call!(8),
+                9 => $call!(9),
+                10 => $call!(10),
+                11 => $call!(11),
+                _ => $call!(12),
             }
-            $i += tile.min(8);
+            $i += tile.min(12);
         }
     };
 }
@@ -214,7 +218,7 @@ macro_rules! each_tile {
 #[inline(always)]
 fn quantized_panels<S: Simd, F: format::Format>(work: &Work<'_>, panels: Range<usize>) {
     // Accumulators, codes and scales of a tile fit the registers: 32 where vectors have 16 lanes, else 16.
-    let most = if S::LANES == 16 { 8 } else { 4 };
+    let most = if S::LANES == 16 { 12 } else { 4 };
     let mut i = 0;
     macro_rules! tile {
         ($n:literal) => {
