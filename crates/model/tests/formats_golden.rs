@@ -2,7 +2,7 @@
 //! the golden folders opened and read through. Skipped where the goldens are not at hand.
 
 use leveret_kernels::ElementType;
-use leveret_kernels::quant::{dequantize, mxfp4_from_pairs, packing, unpack_codes, unpack_scales};
+use leveret_kernels::quant::{dequantize, mxfp4_from_pairs, packing, quantize, unpack_codes, unpack_scales};
 use leveret_model::formats::safetensors::Dtype;
 use leveret_model::formats::{Folder, Gguf, Safetensors, TensorView};
 use std::collections::BTreeSet;
@@ -165,4 +165,34 @@ fn every_golden_file_is_read_through() {
         }
     }
     assert!(ggufs.len() >= 20 && folders.len() >= 20, "{} {}", ggufs.len(), folders.len());
+}
+
+/// Our encoders lose no more than the quantiser that made the goldens, on the same weights.
+#[test]
+fn encoders_match_the_reference_quantiser() {
+    let Some(golden) = golden() else { return };
+    let case = golden.join("gguf-quant-llama");
+    let plain = Gguf::open(case.join("model-bf16.gguf")).unwrap();
+    for (ty, model) in [
+        (ElementType::Q8_0, "model-q8_0.gguf"),
+        (ElementType::Q4_0, "model-q4_0.gguf"),
+        (ElementType::Q4K, "model-q4_k.gguf"),
+    ] {
+        let reference = Gguf::open(case.join(model)).unwrap();
+        let (mut ours, mut theirs) = (0.0, 0.0);
+        for info in reference.tensors().filter(|info| info.ty.element() == Some(ty)) {
+            let exact = values(&plain.tensor(info.name).unwrap().unwrap());
+            let mut bytes = Vec::new();
+            quantize(ty, &exact, &mut bytes).unwrap();
+            let view = reference.tensor(info.name).unwrap().unwrap();
+            theirs += squared_error(&exact, &values(&view));
+            ours += squared_error(&exact, &values(&TensorView { bytes: &bytes, ..view }));
+        }
+        println!("{}: squared error {ours:.6}, reference {theirs:.6}", ty.name());
+        assert!(ours > 0.0 && ours <= theirs * 1.001, "{}: {ours}, reference {theirs}", ty.name());
+    }
+}
+
+fn squared_error(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
 }

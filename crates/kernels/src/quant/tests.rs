@@ -38,10 +38,12 @@ fn relative_error(ty: ElementType) -> f32 {
 
 #[test]
 fn encoders_are_accurate() {
-    // Plain rounding to the span of a block gives 0.0057, 0.096 and 0.078 on this data.
-    assert!(relative_error(ElementType::Q8_0) < 0.0060, "{}", relative_error(ElementType::Q8_0));
-    assert!(relative_error(ElementType::Q4_0) < 0.090, "{}", relative_error(ElementType::Q4_0));
-    assert!(relative_error(ElementType::Q4K) < 0.076, "{}", relative_error(ElementType::Q4K));
+    // On this data, plain rounding gives 0.00530, 0.0850 and (with scales that are not rounded to
+    // six bits) 0.0779.
+    for (ty, most) in [(ElementType::Q8_0, 0.0054), (ElementType::Q4_0, 0.081), (ElementType::Q4K, 0.073)] {
+        let found = relative_error(ty);
+        assert!(found < most, "{} {found}", ty.name());
+    }
 }
 
 #[test]
