@@ -80,7 +80,7 @@ impl Matrix {
         let panel_bytes = layout.panel_bytes(cols);
         let panels = rows.div_ceil(lanes);
         let size = panels.checked_mul(panel_bytes).ok_or(MatrixError::Memory { bytes: usize::MAX })?;
-        let mut data = Pages::zeroed(size).ok_or(MatrixError::Memory { bytes: size })?;
+        let mut data = Pages::zeroed_small(size).ok_or(MatrixError::Memory { bytes: size })?;
         let packed = Shared::new(data.bytes_mut());
         // A few panels a block: enough work to be worth a claim.
         let per_block = (128 * 1024 / panel_bytes.max(1)).max(1);
@@ -93,6 +93,7 @@ impl Matrix {
                 }
             }
         });
+        data.settle();
         Ok(Self { ty, rows, cols, layout, panel_bytes, data, bias: None })
     }
 
