@@ -1,0 +1,56 @@
+//! Steady-state decoding allocates nothing: after the first rounds, passes reuse their buffers.
+
+mod common;
+
+use leveret_model::{Cache, LoadOptions, LogitRows, Model, Pass, Source, Target};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: hands everything on to the system allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn decoding_allocates_nothing() {
+    for case in ["llama", "gemma3", "qwen3-moe", "gpt-oss"] {
+        assert_eq!(allocations(case, 1), 0, "{case}");
+        // A helper thread grows its attention buffers when it first claims such work, which may be late.
+        assert!(allocations(case, 2) <= 5, "{case}, 2 threads");
+    }
+}
+
+/// Allocations of 60 passes that follow 40 of the same kinds, at every place within a key tile.
+fn allocations(case: &str, threads: usize) -> usize {
+    let source = Source::open(common::golden(&format!("{case}/target"))).unwrap();
+    let mut model = Model::load(&source, &LoadOptions { threads, ..LoadOptions::default() }).unwrap();
+    let mut cache = model.new_cache(128).unwrap();
+    let tokens: Vec<u32> = (0..16).collect();
+    let parents = [None, Some(0), Some(0), Some(2)];
+    let mut round = |i: usize| {
+        let (rows, parents) = if i.is_multiple_of(2) { (8, None) } else { (4, Some(&parents[..])) };
+        let pass = Pass { cache: &mut cache, tokens: &tokens[..rows], parents, logits: LogitRows::All };
+        model.forward(&mut [pass], &[]).unwrap();
+        cache.commit(&[0]).unwrap();
+    };
+    (0..40).for_each(&mut round);
+    let before = ALLOCATIONS.load(Relaxed);
+    (40..100).for_each(&mut round);
+    ALLOCATIONS.load(Relaxed) - before
+}
