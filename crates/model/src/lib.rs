@@ -14,9 +14,9 @@ pub mod formats;
 pub mod golden;
 mod layers;
 mod load;
+mod target;
 pub mod template;
 pub mod tokenizer;
-mod target;
 mod weights;
 
 pub use arch::supported_architectures;
