@@ -84,6 +84,7 @@ fn idioms() {
 fn faults_are_one_line_and_say_where() {
     for (source, wanted) in [
         ("a\n{{ raise_exception('roles must alternate') }}", "line 2: roles must alternate"),
+        ("{{ raise_exception('two\nlines') }}", r"line 1: two\nlines"),
         ("{% if %}", "line 1"),
         ("{{ nothing.more }}", "line 1"),
         ("{{ 'a' | no_such_filter }}", "no_such_filter"),

@@ -27,7 +27,7 @@ pub struct TensorView<'a> {
 }
 
 /// Text from a file as errors quote it: on one line, and no longer than one reads.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     const SHOWN: usize = 300;
     let mut shown = String::new();
     for c in text.chars().take(SHOWN) {

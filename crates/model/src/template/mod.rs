@@ -15,6 +15,7 @@ use minijinja::Environment;
 use serde_json::{Map, Value};
 
 use crate::formats::gguf::Meta;
+use crate::formats::quoted;
 use crate::{Error, Result};
 
 /// Work a rendering may do, in units of one instruction or 64 bytes of text: several hundred
@@ -165,5 +166,5 @@ fn describe(error: &minijinja::Error) -> Error {
         }
         kind => error.detail().map_or_else(|| kind.to_string(), Into::into),
     };
-    Error::request(format!("{place}: {what}"))
+    Error::request(format!("{place}: {}", quoted(&what)))
 }
