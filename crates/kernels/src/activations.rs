@@ -126,9 +126,16 @@ fn quantize_block<S: crate::simd::Simd>(x: &[f32], block: &mut Block) {
         }
         block.d = d;
     }
-    let sum = |half: &[i8]| half.iter().map(|&q| i32::from(q)).sum::<i32>();
-    let (low, high) = block.q.split_at(BLOCK / 2);
-    let halves = [sum(low), sum(high)];
+    // The vector unit's own dot product, with weights of one, gives every sum in all lanes.
+    let mut sums = [[0i32; 16]; 2];
+    // SAFETY: 32 activations; no set has more than 16 lanes.
+    unsafe {
+        let ones = [S::b_splat(1); 8];
+        let q = block.q.as_ptr();
+        S::i_store(sums[0].as_mut_ptr(), S::dot_codes::<4, 0, 4>(S::i_zero(), &ones, q));
+        S::i_store(sums[1].as_mut_ptr(), S::dot_codes::<4, 4, 8>(S::i_zero(), &ones, q));
+    }
+    let halves = [sums[0][0], sums[1][0]];
     block.minus_halves = halves.map(|sum| -sum);
     block.minus = -(halves[0] + halves[1]);
     block.d_halves = halves.map(|sum| block.d * sum as f32);

@@ -140,6 +140,16 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn i_store(p: *mut i32, v: Self::I) {
+        // SAFETY: LANES writable elements by contract.
+        unsafe { _mm256_storeu_si256(p.cast(), v) }
+    }
+    #[inline(always)]
+    unsafe fn b_splat(x: u8) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_set1_epi8(x as i8) }
+    }
+    #[inline(always)]
     unsafe fn i_to_f(a: Self::I) -> Self::F {
         // SAFETY: the caller guarantees the instruction set.
         unsafe { _mm256_cvtepi32_ps(a) }

@@ -71,10 +71,12 @@ pub(crate) trait Simd: Copy + 'static {
     /// The i32 at `p` in every lane, shifted left.
     unsafe fn i_splat_shl<const SHIFT: i32>(p: *const i32) -> Self::I;
     unsafe fn i_zero() -> Self::I;
+    unsafe fn i_store(p: *mut i32, v: Self::I);
     unsafe fn i_to_f(a: Self::I) -> Self::F;
     /// Rounds to nearest even and stores as i8; lanes must lie in -128..=127.
     unsafe fn store_i8(p: *mut i8, v: Self::F);
 
+    unsafe fn b_splat(x: u8) -> Self::B;
     /// Loads `4 * LANES` bytes.
     unsafe fn b_load(p: *const u8) -> Self::B;
     /// Low nibble of every byte.

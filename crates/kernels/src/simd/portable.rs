@@ -141,6 +141,15 @@ impl Simd for Portable {
         [0; N]
     }
     #[inline(always)]
+    unsafe fn i_store(p: *mut i32, v: Self::I) {
+        // SAFETY: LANES writable elements by contract.
+        unsafe { p.cast::<[i32; N]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn b_splat(x: u8) -> Self::B {
+        [x; 4 * N]
+    }
+    #[inline(always)]
     unsafe fn i_to_f(a: Self::I) -> Self::F {
         a.map(|x| x as f32)
     }
