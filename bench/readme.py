@@ -48,7 +48,7 @@ def main():
         text += ["", f"Speculation on code edits with {name(edits['model'])}: **{edits['speedup']:.2f}x** plain "
                      f"decoding over {edits['prompts']} prompts (median {edits['median']:.2f}x, worst "
                      f"{edits['worst']:.2f}x), no text changed."]
-    text += ["", "Made by `bench/peers.py`, `bench/edits.py` and `bench/readme.py`."]
+    text += ["", "Rows may be separate runs, each with the build of its day. Made by `bench/peers.py`, `bench/edits.py` and `bench/readme.py`."]
     readme = ROOT / "README.md"
     before, rest = readme.read_text().split(BEGIN)
     readme.write_text(before + BEGIN + "\n" + "\n".join(text) + "\n" + END + rest.split(END)[1])

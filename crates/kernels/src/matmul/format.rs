@@ -7,6 +7,7 @@
 //!
 //! A weight is `scale * (code - ZERO) + offset`, per 32 weights or, where `SPLIT`, per 16.
 
+use crate::quant::codebook;
 use crate::simd::Simd;
 
 /// Groups of four k in a block of 32.
@@ -298,9 +299,20 @@ code_form!(
 );
 
 /// IQ4_NL's values plus 128.
-pub(crate) const IQ4_NL: [u8; 16] = [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241];
-/// E2M1's values doubled (0, 1, 2, 3, 4, 6, 8, 12 and their negatives) plus 16.
-pub(crate) const E2M1: [u8; 16] = [16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4];
+pub(crate) const IQ4_NL: [u8; 16] = raised(&codebook::IQ4_NL, 128);
+/// E2M1's values doubled, plus 16.
+pub(crate) const E2M1: [u8; 16] = raised(&codebook::E2M1_DOUBLED, 16);
+
+/// A table of signed values as unsigned codes; every `value + by` fits a byte.
+const fn raised(values: &[i8; 16], by: i16) -> [u8; 16] {
+    let mut codes = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        codes[i] = (values[i] as i16 + by) as u8;
+        i += 1;
+    }
+    codes
+}
 
 #[inline(always)]
 unsafe fn lookup<S: Simd>(table: &[u8; 16], mut codes: [S::B; GROUPS]) -> [S::B; GROUPS] {

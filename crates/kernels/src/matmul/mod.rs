@@ -30,6 +30,16 @@ pub enum Rows<'a> {
     List(&'a [u32]),
 }
 
+impl Rows<'_> {
+    fn len(&self, x: &Activations) -> usize {
+        match self {
+            Rows::All => x.rows(),
+            Rows::Range(range) => range.len(),
+            Rows::List(rows) => rows.len(),
+        }
+    }
+}
+
 /// One product of a parallel region.
 #[derive(Debug)]
 pub struct Job<'a> {
@@ -95,18 +105,16 @@ pub fn matmul(team: &Team, x: &Activations, jobs: &mut [Job<'_>]) {
     });
 }
 
+/// The number of rows, which must all exist.
 fn count(rows: &Rows<'_>, x: &Activations) -> usize {
     match rows {
-        Rows::All => x.rows(),
-        Rows::Range(range) => {
-            assert!(range.end <= x.rows(), "row range beyond the activations");
-            range.len()
-        }
+        Rows::All => {}
+        Rows::Range(range) => assert!(range.end <= x.rows(), "row range beyond the activations"),
         Rows::List(rows) => {
             assert!(rows.iter().all(|&r| (r as usize) < x.rows()), "row number beyond the activations");
-            rows.len()
         }
     }
+    rows.len(x)
 }
 
 fn panels_per_block(matrix: &Matrix, rows: usize) -> usize {
@@ -125,11 +133,7 @@ fn find<'a, 'b>(
     mut block: usize,
 ) -> Option<(&'a Job<'b>, usize, usize)> {
     for job in jobs {
-        let rows = match &job.rows {
-            Rows::All => x.rows(),
-            Rows::Range(range) => range.len(),
-            Rows::List(rows) => rows.len(),
-        };
+        let rows = job.rows.len(x);
         let blocks = job_blocks(job.matrix, rows);
         if block < blocks {
             return Some((job, rows, block));

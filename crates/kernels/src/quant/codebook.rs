@@ -4,12 +4,12 @@ use super::QuantError;
 use crate::ElementType;
 
 /// Values of the IQ4_NL codes: sixteen unevenly spaced levels of a signed byte.
-pub(super) const IQ4_NL: [i8; 16] =
+pub(crate) const IQ4_NL: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Values of the MXFP4 codes (E2M1: sign, two bits of exponent, one of mantissa), doubled so that
 /// they are integers; [`half_power`] halves the scale in return.
-pub(super) const E2M1_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+pub(crate) const E2M1_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// Half of the power of two that an E8M0 byte stands for: `2^(e - 128)`.
 pub(super) fn half_power(e: u8) -> f32 {

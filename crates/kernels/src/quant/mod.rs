@@ -9,7 +9,7 @@
 //! where `point(c)` is `codebook[c]` or `c - offset`. Products are exact in `f32` for every finite
 //! block, so at most the last addition rounds.
 
-mod codebook;
+pub(crate) mod codebook;
 mod encode;
 mod kquants;
 mod legacy;
