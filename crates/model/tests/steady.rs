@@ -30,14 +30,15 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn decoding_allocates_nothing() {
     for case in ["llama", "gemma3", "qwen3-moe", "gpt-oss"] {
-        assert_eq!(allocations(case, 1), 0, "{case}");
-        // A helper thread grows its attention buffers when it first claims such work, which may be late.
-        assert!(allocations(case, 2) <= 5, "{case}, 2 threads");
+        assert_eq!(allocations(case, 1, 1), 0, "{case}");
+        // A helper thread grows its buffers when it first claims such work, which the scheduler decides.
+        assert_eq!(allocations(case, 2, 20), 0, "{case}, 2 threads");
     }
 }
 
-/// Allocations of 60 passes that follow 40 of the same kinds, at every place within a key tile.
-fn allocations(case: &str, threads: usize) -> usize {
+/// Allocations of 60 passes that follow 40 of the same kinds, at every place within a key tile: the fewest of so
+/// many tries over the same places.
+fn allocations(case: &str, threads: usize, tries: usize) -> usize {
     let source = Source::open(common::golden(&format!("{case}/target"))).unwrap();
     let mut model = Model::load(&source, &LoadOptions { threads, ..LoadOptions::default() }).unwrap();
     let mut cache = model.new_cache(128).unwrap();
@@ -45,12 +46,16 @@ fn allocations(case: &str, threads: usize) -> usize {
     let parents = [None, Some(0), Some(0), Some(2)];
     let mut round = |i: usize| {
         let (rows, parents) = if i.is_multiple_of(2) { (8, None) } else { (4, Some(&parents[..])) };
+        cache.truncate(i).unwrap();
         let pass = Pass { cache: &mut cache, tokens: &tokens[..rows], parents, logits: LogitRows::All };
         model.forward(&mut [pass], &[]).unwrap();
         cache.commit(&[0]).unwrap();
     };
     (0..40).for_each(&mut round);
-    let before = ALLOCATIONS.load(Relaxed);
-    (40..100).for_each(&mut round);
-    ALLOCATIONS.load(Relaxed) - before
+    let window = |_| {
+        let before = ALLOCATIONS.load(Relaxed);
+        (40..100).for_each(&mut round);
+        ALLOCATIONS.load(Relaxed) - before
+    };
+    (0..tries).map(window).min().unwrap()
 }
