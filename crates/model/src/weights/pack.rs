@@ -1,0 +1,90 @@
+//! What loading makes of the bytes of one matrix: packed for the kernels, or only measured.
+
+use leveret_kernels::quant;
+use leveret_kernels::{ElementType, Matrix, Team, par_rows};
+
+/// What loading makes of the stored bytes of one matrix.
+pub(crate) trait Pack {
+    type Matrix;
+
+    /// Packs the bytes of one matrix.
+    fn pack(&self, shape: MatrixShape, bytes: &[u8], bias: Option<Vec<f32>>) -> Result<Self::Matrix, String>;
+
+    /// The threads that conversions share; absent if bytes do not matter.
+    fn team(&self) -> Option<&Team>;
+}
+
+/// Type and size of a matrix as it will lie in memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MatrixShape {
+    pub(crate) ty: ElementType,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+}
+
+/// Packs for the kernels.
+pub(crate) struct Repack<'a>(pub(crate) &'a Team);
+
+impl Pack for Repack<'_> {
+    type Matrix = Matrix;
+
+    fn pack(&self, shape: MatrixShape, bytes: &[u8], bias: Option<Vec<f32>>) -> Result<Matrix, String> {
+        let MatrixShape { ty, rows, cols } = shape;
+        let matrix = Matrix::pack(self.0, ty, bytes, rows, cols).map_err(|e| e.to_string())?;
+        Ok(match bias {
+            Some(bias) => matrix.with_bias(bias),
+            None => matrix,
+        })
+    }
+
+    fn team(&self) -> Option<&Team> {
+        Some(self.0)
+    }
+}
+
+/// Keeps the shapes only.
+pub(crate) struct Measure;
+
+impl Pack for Measure {
+    type Matrix = MatrixShape;
+
+    fn pack(&self, shape: MatrixShape, _: &[u8], _: Option<Vec<f32>>) -> Result<MatrixShape, String> {
+        Ok(shape)
+    }
+
+    fn team(&self) -> Option<&Team> {
+        None
+    }
+}
+
+/// The type that weights are quantised to: the one wanted if its blocks fit the rows, else one with
+/// short blocks and no fewer bits, else what is stored.
+pub(super) fn fitting(wanted: ElementType, stored: MatrixShape) -> ElementType {
+    let fits = |ty: &ElementType| ty.row_bytes(stored.cols).is_some();
+    [wanted, ElementType::Q8_0].into_iter().find(fits).unwrap_or(stored.ty)
+}
+
+/// Re-encodes `[rows, cols]` weights row by row; `None` if sizes do not fit.
+pub(super) fn convert(team: &Team, stored: MatrixShape, bytes: &[u8], ty: ElementType) -> Option<Vec<u8>> {
+    let (from, to) = (stored.ty.row_bytes(stored.cols)?, ty.row_bytes(stored.cols)?);
+    if bytes.len() != from.checked_mul(stored.rows)? {
+        return None;
+    }
+    let mut out = vec![0; to.checked_mul(stored.rows)?];
+    par_rows(team, (&mut out, to), (&mut [] as &mut [u8], 0), |row, out, _| {
+        let mut values = vec![0.0; stored.cols];
+        let mut encoded = Vec::with_capacity(to);
+        let source = &bytes[row * from..][..from];
+        // Sizes were checked above, so neither step can fail.
+        if quant::dequantize(stored.ty, source, &mut values).is_err() {
+            return;
+        }
+        if ty == ElementType::F32 {
+            encoded.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        } else if quant::quantize(ty, &values, &mut encoded).is_err() {
+            return;
+        }
+        out.copy_from_slice(&encoded);
+    });
+    Some(out)
+}

@@ -1,0 +1,104 @@
+//! Tensors by name: presence and shape checked, converted to the precision asked for, their file
+//! pages given back once they are repacked.
+
+use super::Precision;
+use super::pack::{MatrixShape, Pack, convert, fitting};
+use crate::config::Presence;
+use crate::formats::TensorView;
+use crate::load::Source;
+use crate::{Error, Result};
+use leveret_kernels::ElementType;
+use leveret_kernels::quant;
+
+/// The tensors of one model's files, and what is to become of them.
+#[derive(Debug)]
+pub(crate) struct Tensors<'a, P> {
+    pub(crate) source: &'a Source,
+    pub(crate) precision: Precision,
+    /// Added to every stored norm weight.
+    pub(crate) norm_offset: f32,
+    pub(crate) pack: &'a P,
+}
+
+impl<P: Pack> Tensors<'_, P> {
+    /// `{name}.weight` `[rows, cols]` with `{name}.bias` `[rows]`.
+    pub(crate) fn matrix(&self, name: &str, rows: usize, cols: usize, bias: Presence) -> Result<P::Matrix> {
+        let bias = self.optional_vector(&format!("{name}.bias"), &[rows], bias)?;
+        let name = format!("{name}.weight");
+        let tensor = self.tensor(&name, &[rows, cols])?;
+        let matrix = self.pack(&name, MatrixShape { ty: tensor.ty, rows, cols }, tensor.bytes, bias)?;
+        self.source.release(&name);
+        Ok(matrix)
+    }
+
+    /// Converts to the precision asked for and packs.
+    pub(crate) fn pack(
+        &self,
+        name: &str,
+        stored: MatrixShape,
+        bytes: &[u8],
+        bias: Option<Vec<f32>>,
+    ) -> Result<P::Matrix> {
+        let ty = match self.precision {
+            Precision::Float if stored.ty.is_quantized() => ElementType::F32,
+            Precision::Quantize(wanted) if !stored.ty.is_quantized() => fitting(wanted, stored),
+            _ => stored.ty,
+        };
+        let shape = MatrixShape { ty, ..stored };
+        let packed = match self.pack.team() {
+            Some(team) if ty != stored.ty => {
+                let converted = convert(team, stored, bytes, ty)
+                    .ok_or_else(|| self.fault(name, "cannot be converted"))?;
+                self.pack.pack(shape, &converted, bias)
+            }
+            _ => self.pack.pack(shape, bytes, bias),
+        };
+        packed.map_err(|what| self.fault(name, &format!("cannot be packed: {what}")))
+    }
+
+    /// A norm's weights, as factors.
+    pub(crate) fn norm(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let mut weights = self.vector(name, &[len])?;
+        weights.iter_mut().for_each(|w| *w += self.norm_offset);
+        Ok(weights)
+    }
+
+    pub(crate) fn optional_vector(
+        &self,
+        name: &str,
+        shape: &[usize],
+        presence: Presence,
+    ) -> Result<Option<Vec<f32>>> {
+        let wanted = match presence {
+            Presence::No => false,
+            Presence::Yes => true,
+            Presence::IfPresent => self.source.has(name),
+        };
+        wanted.then(|| self.vector(name, shape)).transpose()
+    }
+
+    pub(crate) fn vector(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let tensor = self.tensor(name, shape)?;
+        let mut values = vec![0.0; shape.iter().product()];
+        quant::dequantize(tensor.ty, tensor.bytes, &mut values)
+            .map_err(|e| self.fault(name, &e.to_string()))?;
+        Ok(values)
+    }
+
+    pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>> {
+        let Some(tensor) = self.source.tensor(name)? else {
+            return Err(
+                self.fault(name, "is missing: the file is incomplete, or of another kind than it says")
+            );
+        };
+        if tensor.shape != shape {
+            let what = format!("has the shape {:?}, expected {shape:?} from the configuration", tensor.shape);
+            return Err(self.fault(name, &what));
+        }
+        Ok(tensor)
+    }
+
+    pub(crate) fn fault(&self, name: &str, what: &str) -> Error {
+        Error::format(self.source.path(), format!("tensor `{name}` {what}"))
+    }
+}
