@@ -7,8 +7,8 @@
 
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -49,16 +49,21 @@ unsafe impl Sync for Shared {}
 // SAFETY: as above; the closure behind `job` is `Sync`.
 unsafe impl Send for Shared {}
 
-/// Threads that share parallel loops. The thread that calls [`run`](Self::run) is one of them.
+/// Threads that share parallel loops. The thread that calls [`run`](Self::run) is one of them. A target
+/// and its drafters share one team, since they never run at the same time.
 pub struct Team {
     shared: Arc<Shared>,
     helpers: Vec<(JoinHandle<()>, Thread)>,
-    generation: UnsafeCell<u64>,
-    rest_until: UnsafeCell<Option<Instant>>,
+    /// Held while a loop is shared: whoever holds it is the owner.
+    owner: Mutex<Owner>,
 }
 
-// SAFETY: moving the owner to another thread moves the right to call `run`; `Team` is not `Sync`.
-unsafe impl Send for Team {}
+/// What only the thread that shares a loop may touch.
+#[derive(Debug, Default)]
+struct Owner {
+    generation: u64,
+    rest_until: Option<Instant>,
+}
 
 impl Team {
     /// A team of `threads` (at least one), the caller included.
@@ -83,7 +88,7 @@ impl Team {
                 Some((handle, thread))
             })
             .collect();
-        Self { shared, helpers, generation: UnsafeCell::new(0), rest_until: UnsafeCell::new(None) }
+        Self { shared, helpers, owner: Mutex::default() }
     }
 
     /// Physical cores as far as the system tells, the default size of a team.
@@ -97,24 +102,29 @@ impl Team {
     }
 
     /// Calls `f(0), f(1), … f(blocks - 1)`, each once, on whichever thread claims it, and returns when all are
-    /// done. `f` must not call `run` on the same team.
+    /// done. While another loop runs, one that `f` itself or another thread started, the caller works alone.
     pub fn run(&self, blocks: usize, f: impl Fn(usize) + Sync) {
-        if self.helpers.is_empty() || blocks < 2 || self.rests() {
+        if self.helpers.is_empty() || blocks < 2 {
+            return (0..blocks).for_each(f);
+        }
+        let mut owner = match self.owner.try_lock() {
+            Ok(owner) => owner,
+            // A loop that panicked has been seen to its end, and the next one starts afresh.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return (0..blocks).for_each(f),
+        };
+        if self.rests(&mut owner) {
             return (0..blocks).for_each(f);
         }
         for first in (0..blocks).step_by(MAX_BLOCKS) {
-            self.share(MAX_BLOCKS.min(blocks - first), &|i| f(first + i));
+            self.share(&mut owner, MAX_BLOCKS.min(blocks - first), &|i| f(first + i));
         }
     }
 
-    fn share(&self, blocks: usize, f: Job<'_>) {
+    fn share(&self, owner: &mut Owner, blocks: usize, f: Job<'_>) {
         let shared = &*self.shared;
-        // SAFETY: `Team` is not `Sync`, so only this thread touches `generation`.
-        let generation = unsafe {
-            let generation = &mut *self.generation.get();
-            *generation = (*generation + 1) & 0xffff;
-            *generation
-        };
+        owner.generation = (owner.generation + 1) & 0xffff;
+        let generation = owner.generation;
         shared.done.store(0, Relaxed);
         // SAFETY: all blocks of the loop before are done, so nobody reads `job`; the lifetime is made 'static only
         // until this call returns, and it returns after the last block is done.
@@ -139,7 +149,7 @@ impl Team {
         }
         if shared.done.fetch_add(own, AcqRel) + own < blocks {
             let block = start.elapsed() / own.max(1) as u32;
-            self.wait(blocks, STALL + block * 3);
+            self.wait(owner, blocks, STALL + block * 3);
         }
         if let Some(payload) = panic {
             resume_unwind(payload);
@@ -147,7 +157,7 @@ impl Team {
     }
 
     /// Waits for blocks that helpers have claimed; a longer wait than `stall` sends the team to rest.
-    fn wait(&self, blocks: usize, stall: Duration) {
+    fn wait(&self, owner: &mut Owner, blocks: usize, stall: Duration) {
         let mut turns = 0u32;
         let mut since = None;
         while self.shared.done.load(Acquire) < blocks {
@@ -161,20 +171,17 @@ impl Team {
             }
         }
         if let Some(waited) = since.map(|s| s.elapsed()).filter(|&w| w > stall) {
-            // SAFETY: `Team` is not `Sync`, so only this thread touches `rest_until`.
-            unsafe { *self.rest_until.get() = Some(Instant::now() + waited * REST) };
+            owner.rest_until = Some(Instant::now() + waited * REST);
             self.shared.resting.store(true, Relaxed);
         }
     }
 
     /// Whether the team still rests after a stall.
-    fn rests(&self) -> bool {
-        // SAFETY: `Team` is not `Sync`, so only this thread touches `rest_until`.
-        let until = unsafe { &mut *self.rest_until.get() };
-        match until {
-            Some(time) if Instant::now() < *time => true,
+    fn rests(&self, owner: &mut Owner) -> bool {
+        match owner.rest_until {
+            Some(time) if Instant::now() < time => true,
             Some(_) => {
-                *until = None;
+                owner.rest_until = None;
                 self.shared.resting.store(false, Relaxed);
                 false
             }
@@ -294,6 +301,18 @@ mod tests {
                 assert!(counts.iter().all(|c| c.load(Relaxed) == 50));
             }
         }
+    }
+
+    #[test]
+    fn a_loop_within_a_loop_runs() {
+        let team = Team::new(2);
+        let sum = AtomicUsize::new(0);
+        team.run(10, |_| {
+            team.run(10, |i| {
+                sum.fetch_add(i, Relaxed);
+            });
+        });
+        assert_eq!(sum.load(Relaxed), 450);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use crate::cache::Sequence;
 use crate::config::Config;
+use crate::drafters::TargetParts;
 use crate::layers::{Caches, Context, RopeTable, RowPlan, Scratch, Segment, fill_normed, room};
 use crate::target::{LogitRows, Pass, Tap, Target};
 use crate::weights::Weights;
@@ -10,12 +11,13 @@ use crate::{Error, Result};
 use leveret_kernels::attention::KvType;
 use leveret_kernels::ops::{rms_norm, scale, softcap};
 use leveret_kernels::{Activations, Job, Rows, Team, matmul, par_rows};
+use std::sync::Arc;
 
 /// A loaded model: a [`Target`] over one set of weights.
 #[derive(Debug)]
 pub struct Model {
-    team: Team,
-    config: Config,
+    team: Arc<Team>,
+    config: Arc<Config>,
     weights: Weights,
     kv: KvType,
     max_context: usize,
@@ -36,13 +38,34 @@ struct Work {
     logit_rows: Vec<u32>,
     /// `[logit rows, vocab]`.
     logits: Vec<f32>,
-    /// `[rows, hidden]` of each asked tap.
-    features: Vec<Vec<f32>>,
+    features: Vec<Feature>,
+}
+
+/// Values of one asked tap.
+#[derive(Debug, Default)]
+struct Feature {
+    width: usize,
+    /// `[rows, width]`.
+    values: Vec<f32>,
+}
+
+impl Feature {
+    fn copy(&mut self, values: &[f32], width: usize) {
+        self.width = width;
+        room(&mut self.values, values.len()).copy_from_slice(values);
+    }
 }
 
 impl Model {
-    pub(crate) fn new(team: Team, config: Config, weights: Weights, kv: KvType, max_context: usize) -> Self {
+    pub(crate) fn new(
+        team: Arc<Team>,
+        config: Config,
+        weights: Weights,
+        kv: KvType,
+        max_context: usize,
+    ) -> Self {
         let ropes = config.rotations.iter().map(RopeTable::new).collect();
+        let config = Arc::new(config);
         Self { team, config, weights, kv, max_context, work: Work { ropes, ..Work::default() } }
     }
 
@@ -56,6 +79,18 @@ impl Model {
         self.team.threads()
     }
 
+    /// What drafters made for this model use of it.
+    pub fn parts(&self) -> TargetParts {
+        TargetParts {
+            team: Arc::clone(&self.team),
+            config: Arc::clone(&self.config),
+            embedding: Arc::clone(&self.weights.embedding),
+            head: Arc::clone(self.weights.head.as_ref().unwrap_or(&self.weights.embedding)),
+            kv: self.kv,
+            max_context: self.max_context,
+        }
+    }
+
     /// How caches store keys and values.
     pub fn kv_type(&self) -> KvType {
         self.kv
@@ -65,11 +100,14 @@ impl Model {
     fn check(&self, passes: &[Pass<'_, Sequence>], taps: &[Tap]) -> Result<()> {
         let layers = self.config.layers.len();
         for tap in taps {
-            if let Tap::Residual(k) = *tap
-                && k > layers
-            {
+            let known = match *tap {
+                Tap::Final => true,
+                Tap::Residual(k) => k <= layers,
+                Tap::Keys(layer) | Tap::Values(layer) => layer < layers,
+            };
+            if !known {
                 return Err(Error::request(format!(
-                    "tap after layer {k}, but the model has {layers} layers"
+                    "{tap:?} was asked for, but the model has {layers} layers"
                 )));
             }
         }
@@ -108,7 +146,8 @@ impl Model {
             fill_normed(team, last, h, norm, eps);
             for (tap, feature) in taps.iter().zip(features) {
                 if *tap == Tap::Final {
-                    let rows = room(feature, h.len()).chunks_exact_mut(width);
+                    feature.width = width;
+                    let rows = room(&mut feature.values, h.len()).chunks_exact_mut(width);
                     rows.enumerate().for_each(|(row, out)| out.copy_from_slice(last.row(row)));
                 }
             }
@@ -168,10 +207,24 @@ impl Work {
         self.ropes.iter_mut().for_each(|rope| rope.extend(positions_needed));
     }
 
-    fn tap(&mut self, taps: &[Tap], after: usize) {
+    /// Keeps the residual stream after `after` layers where it was asked for.
+    fn tap_residual(&mut self, taps: &[Tap], after: usize, width: usize) {
         for (tap, feature) in taps.iter().zip(&mut self.features) {
             if *tap == Tap::Residual(after) {
-                room(feature, self.h.len()).copy_from_slice(&self.h);
+                feature.copy(&self.h, width);
+            }
+        }
+    }
+
+    /// Keeps the keys and values that layer `layer` has just written where they were asked for.
+    fn tap_cached(&mut self, taps: &[Tap], layer: usize, config: &Config) {
+        let (a, rows) = (&config.layers[layer].attention, self.tokens.len());
+        let (k_width, v_width) = (a.kv_heads * a.k_dim, a.kv_heads * a.v_dim);
+        for (tap, feature) in taps.iter().zip(&mut self.features) {
+            match tap {
+                Tap::Keys(of) if *of == layer => feature.copy(&self.scratch.k[..rows * k_width], k_width),
+                Tap::Values(of) if *of == layer => feature.copy(&self.scratch.v[..rows * v_width], v_width),
+                _ => {}
             }
         }
     }
@@ -230,7 +283,7 @@ impl Target for Model {
         self.check(passes, taps)?;
         self.work.plan(passes);
         if self.work.features.len() < taps.len() {
-            self.work.features.resize_with(taps.len(), Vec::new);
+            self.work.features.resize_with(taps.len(), Feature::default);
         }
         let (team, width) = (&self.team, self.config.hidden);
         let (tokens, embedding) = (&self.work.tokens, &self.weights.embedding);
@@ -241,13 +294,16 @@ impl Target for Model {
                 scale(out, self.config.embedding_scale);
             }
         });
-        self.work.tap(taps, 0);
+        self.work.tap_residual(taps, 0, width);
         for (i, layer) in self.weights.layers.iter().enumerate() {
             let Work { plan, ropes, h, scratch, .. } = &mut self.work;
             let context = Context { team, config: &self.config, ropes, rows: plan };
             layer.attention.run(&context, i, &mut passes, h, scratch);
+            self.work.tap_cached(taps, i, &self.config);
+            let Work { plan, ropes, h, scratch, .. } = &mut self.work;
+            let context = Context { team, config: &self.config, ropes, rows: plan };
             layer.mlp.run(&context, i, h, scratch);
-            self.work.tap(taps, i + 1);
+            self.work.tap_residual(taps, i + 1, width);
         }
         self.finish(taps);
         for pass in passes {
@@ -266,7 +322,7 @@ impl Target for Model {
     }
 
     fn feature(&self, tap: usize, row: usize) -> &[f32] {
-        let width = self.config.hidden;
-        &self.work.features[tap][..self.work.tokens.len() * width][row * width..][..width]
+        let Feature { width, values } = &self.work.features[tap];
+        &values[..self.work.tokens.len() * width][row * width..][..*width]
     }
 }

@@ -8,6 +8,7 @@ mod arch;
 mod cache;
 pub mod config;
 mod decoder;
+pub mod drafters;
 mod error;
 mod footprint;
 pub mod formats;

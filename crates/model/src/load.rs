@@ -23,6 +23,7 @@ use crate::{Error, Result, arch};
 use leveret_kernels::attention::KvType;
 use leveret_kernels::{ElementType, Team};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The files of one model, open and mapped.
 #[derive(Debug)]
@@ -199,9 +200,17 @@ impl Model {
     /// Whatever [`Source::config`] refuses; options that the model cannot meet; a tensor that is
     /// missing, has another shape than the configuration says, or a type that is not supported.
     pub fn load(source: &Source, options: &LoadOptions) -> Result<Self> {
+        Self::load_on(Arc::new(Team::new(options.threads)), source, options)
+    }
+
+    /// Loads the weights of `source` for a team that other models run on too, one at a time, as a
+    /// target and its drafter do; `options.threads` says nothing then.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_on(team: Arc<Team>, source: &Source, options: &LoadOptions) -> Result<Self> {
         let config = source.config()?;
         let max_context = options.check(&config)?;
-        let team = Team::new(options.threads);
         let weights = weights::load(source, &config, options.precision, &Repack(&team))?;
         Ok(Self::new(team, config, weights, options.kv, max_context))
     }

@@ -13,6 +13,11 @@ pub enum Tap {
     /// Residual stream after `k` decoder layers; 0 is the embedding output (scaled, where the
     /// model scales it), the number of layers is the value before the final norm. Width: hidden size.
     Residual(usize),
+    /// Keys of a layer as its attention sees them, after norm and rotation. Width: key-value heads
+    /// times key width.
+    Keys(usize),
+    /// Values of a layer. Width: key-value heads times value width.
+    Values(usize),
 }
 
 /// Rows of a pass whose logits are wanted.

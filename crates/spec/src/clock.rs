@@ -43,6 +43,11 @@ impl Clock {
         self.fit().map_or(1.0, |(level, slope)| (slope / level).clamp(RANGE.0, RANGE.1))
     }
 
+    /// Seconds of a pass of one row; 0 before anything was measured.
+    pub(crate) fn level(&self) -> f64 {
+        self.fit().map_or(0.0, |(level, _)| level)
+    }
+
     /// (level, slope) in seconds; `None` before there is anything to fit.
     fn fit(&self) -> Option<(f64, f64)> {
         let [n, x, y, _, xy] = self.sums;

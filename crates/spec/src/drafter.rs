@@ -1,24 +1,106 @@
 //! What a drafter is: a source of guesses that reads the text and proposes what may follow.
 
-use crate::draft::Draft;
+use std::fmt;
 
-/// The text that a drafter may read.
+use leveret_model::Tap;
+use leveret_model::drafters::Features;
+
+use crate::draft::Draft;
+use crate::sampler::Draw;
+
+/// The text that a drafter may read, and what guesses are worth at the moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
     /// Prompt and output so far. The last token is chosen, but has not been a row of a pass yet.
     pub tokens: &'a [u32],
     /// Number of tokens at the front that are the prompt.
     pub prompt_len: usize,
+    /// How tokens are drawn, for drafters that guess the draw and not only the distribution.
+    pub draw: Draw,
+    /// What time is worth.
+    pub worth: Worth,
+}
+
+impl<'a> Context<'a> {
+    /// The context of a greedy text at a price of nothing.
+    pub fn new(tokens: &'a [u32], prompt_len: usize) -> Self {
+        Self { tokens, prompt_len, draw: Draw::greedy(), worth: Worth::default() }
+    }
+}
+
+/// What time is worth, for drafters whose guesses take some.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Worth {
+    /// Tokens written in the time of a one-row pass at the present speed.
+    pub lambda: f64,
+    /// Time that one row more adds to a pass, in times of a one-row pass.
+    pub row: f64,
+    /// Seconds of a one-row pass; 0 while unknown.
+    pub pass_seconds: f64,
+}
+
+impl Worth {
+    /// The least chance of acceptance that pays for a row and `seconds` of drafting.
+    pub fn least_chance(&self, seconds: f64) -> f32 {
+        let drafting = if self.pass_seconds > 0.0 { seconds / self.pass_seconds } else { 0.0 };
+        (self.lambda * (self.row + drafting)) as f32
+    }
+}
+
+/// The rows of a pass of the target and what they gave.
+pub trait PassRows: Features {
+    /// Token of each row.
+    fn tokens(&self) -> &[u32];
+
+    /// Logits of the token after `row`, if they were computed.
+    fn logits(&self, row: usize) -> Option<&[f32]>;
+}
+
+/// What came of a pass: a chunk of the prompt that was read, or a round.
+#[derive(Clone, Copy)]
+pub struct Round<'a> {
+    /// The text, with what the pass added.
+    pub context: Context<'a>,
+    /// Number of tokens that it added.
+    pub new: usize,
+    /// What was verified; may be empty. Node `i` was row `base + i` of the pass.
+    pub draft: &'a Draft,
+    /// Rows in front of the draft's.
+    pub base: usize,
+    /// Position in the text of the first row that was committed.
+    pub first: usize,
+    /// The committed rows, in the order of the text.
+    pub rows: &'a [usize],
+    /// All rows of the pass, with features at the drafter's taps.
+    pub pass: &'a dyn PassRows,
+}
+
+impl fmt::Debug for Round<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Round")
+            .field("context", &self.context)
+            .field("new", &self.new)
+            .field("draft", &self.draft)
+            .field("base", &self.base)
+            .field("first", &self.first)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A source of guesses. It reads the context and returns tokens and estimates, so by its type it
 /// can change the speed of a session but not its text.
 ///
 /// A drafter belongs to one sequence, whose text only grows. It may be asked at any time, or not
-/// at all; it must not rely on being asked every round.
+/// at all; it must not rely on being asked every round. It is told of every pass, though.
 pub trait Drafter: Send {
     /// Name for statistics and messages.
     fn name(&self) -> &str;
+
+    /// Features of the target that [`observe`](Self::observe) wants to read.
+    fn taps(&self) -> &[Tap] {
+        &[]
+    }
 
     /// Writes up to `rows` nodes into `draft`, which comes empty. More are cut off by the caller.
     ///
@@ -26,7 +108,11 @@ pub trait Drafter: Send {
     /// depend on the text so far only.
     fn propose(&mut self, context: &Context<'_>, rows: usize, draft: &mut Draft);
 
-    /// Learns from a round. The last `new` tokens of the context are those that the round added;
-    /// `draft` is what was verified and may be empty.
-    fn observe(&mut self, context: &Context<'_>, new: usize, draft: &Draft);
+    /// Learns from a pass.
+    fn observe(&mut self, round: &Round<'_>);
+
+    /// Why it has stopped guessing, if something went wrong. The text goes on without it.
+    fn trouble(&self) -> Option<&str> {
+        None
+    }
 }

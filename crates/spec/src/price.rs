@@ -7,6 +7,7 @@
 
 use crate::clock::Clock;
 use crate::draft::Draft;
+use crate::drafter::Worth;
 use crate::error::{Error, Result};
 
 /// Time of one forward pass by its number of rows, in any one unit.
@@ -103,6 +104,14 @@ impl Price {
     /// Time of a pass over `rows` rows, in times of a pass of one.
     pub fn cost(&self, rows: usize) -> f64 {
         1.0 + self.clock.stretch() * self.extra(rows)
+    }
+
+    /// What time is worth to a drafter now.
+    pub fn worth(&self) -> Worth {
+        // The mean over the first few rows: single steps of a measured curve are uneven.
+        const ROWS: usize = 8;
+        let row = (self.cost(1 + ROWS) - self.cost(1)) / ROWS as f64;
+        Worth { lambda: self.lambda(), row, pass_seconds: self.clock.level() }
     }
 
     /// What the curve alone says that `rows` rows cost more than one.

@@ -7,14 +7,15 @@
 use std::fmt;
 use std::time::Instant;
 
-use leveret_model::{Cache, LogitRows, Pass, Target};
+use leveret_model::drafters::Features;
+use leveret_model::{Cache, LogitRows, Pass, Tap, Target};
 use serde::Serialize;
 
 use crate::draft::Draft;
-use crate::drafter::{Context, Drafter};
+use crate::drafter::{Context, Drafter, PassRows, Round};
 use crate::error::{Error, Result};
 use crate::price::{CostCurve, Price};
-use crate::sampler::{Sampler, SamplingParams, TokenLogprobs};
+use crate::sampler::{Draw, Sampler, SamplingParams, TokenLogprobs};
 use crate::stats::Stats;
 use crate::stop::StopStrings;
 use crate::verify::verify;
@@ -121,8 +122,11 @@ pub struct Session<T: Target> {
     cache: T::Cache,
     vocab: usize,
     sampler: Sampler,
+    draw: Draw,
     logprob_count: Option<usize>,
     drafter: Option<Box<dyn Drafter>>,
+    /// Features that the drafter reads.
+    taps: Vec<Tap>,
     price: Price,
     follow_clock: bool,
     end_tokens: Vec<u32>,
@@ -194,6 +198,8 @@ impl<T: Target> Session<T> {
             cache: target.new_cache(rows)?,
             vocab,
             sampler,
+            draw: Draw::new(&params),
+            taps: drafter.as_ref().map_or_else(Vec::new, |drafter| drafter.taps().to_vec()),
             logprob_count: params.logprobs,
             drafter,
             price: Price::new(options.cost),
@@ -254,7 +260,10 @@ impl<T: Target> Session<T> {
         let reading = self.cache.len() < self.prompt_len;
         self.plan(reading);
         let planned = Instant::now();
-        target.forward(&mut [self.pass()], &[])?;
+        let taps = std::mem::take(&mut self.taps);
+        let result = target.forward(&mut [self.pass()], &taps);
+        self.taps = taps;
+        result?;
         let passed = Instant::now();
         if self.follow_clock && !reading {
             self.price.time(self.plan.tokens.len(), (passed - planned).as_secs_f64());
@@ -262,7 +271,7 @@ impl<T: Target> Session<T> {
         let before = self.tokens.len();
         self.decide(target)?;
         let decided = Instant::now();
-        self.commit(reading, self.tokens.len() - before)?;
+        self.commit(target, reading, self.tokens.len() - before)?;
         let end = Instant::now();
 
         let stats = &mut self.stats;
@@ -314,7 +323,8 @@ impl<T: Target> Session<T> {
         if depth == 0 || room == 0 {
             return;
         }
-        let context = Context { tokens: &self.tokens, prompt_len: self.prompt_len };
+        let (tokens, prompt_len, draw) = (&self.tokens, self.prompt_len, self.draw);
+        let context = Context { tokens, prompt_len, draw, worth: self.price.worth() };
         drafter.propose(&context, room, &mut self.draft);
         let vocab = self.vocab;
         self.draft.retain(|i, node| i < room && node.depth <= depth && (node.token as usize) < vocab);
@@ -387,7 +397,7 @@ impl<T: Target> Session<T> {
     }
 
     /// Keeps the rows that became text, and lets price and drafter learn from the round.
-    fn commit(&mut self, reading: bool, new: usize) -> Result<()> {
+    fn commit(&mut self, target: &T, reading: bool, new: usize) -> Result<()> {
         let accepted = self.path.len();
         let base = self.plan.base;
         self.path.iter_mut().for_each(|node| *node += base);
@@ -401,8 +411,12 @@ impl<T: Target> Session<T> {
             self.price.record(self.plan.tokens.len(), new);
         }
         if let Some(drafter) = &mut self.drafter {
-            let context = Context { tokens: &self.tokens, prompt_len: self.prompt_len };
-            drafter.observe(&context, new, &self.draft);
+            let (tokens, prompt_len, draw) = (&self.tokens, self.prompt_len, self.draw);
+            let context = Context { tokens, prompt_len, draw, worth: self.price.worth() };
+            let pass = LastPass { target, plan: &self.plan, taps: &self.taps };
+            let (draft, rows) = (&self.draft, &self.path[..]);
+            let first = self.cache.len() - rows.len();
+            drafter.observe(&Round { context, new, draft, base, first, rows, pass: &pass });
         }
         Ok(())
     }
@@ -440,6 +454,35 @@ impl<T: Target> Session<T> {
     /// Counts and times so far.
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+}
+
+/// The rows of the pass that the target has just run.
+struct LastPass<'a, T> {
+    target: &'a T,
+    plan: &'a Plan,
+    taps: &'a [Tap],
+}
+
+impl<T: Target> Features for LastPass<'_, T> {
+    fn feature(&self, tap: Tap, row: usize) -> &[f32] {
+        let index = self.taps.iter().position(|t| *t == tap);
+        index.map_or(&[], |index| self.target.feature(index, row))
+    }
+}
+
+impl<T: Target> PassRows for LastPass<'_, T> {
+    fn tokens(&self) -> &[u32] {
+        &self.plan.tokens
+    }
+
+    fn logits(&self, row: usize) -> Option<&[f32]> {
+        let rows = self.plan.tokens.len();
+        match self.plan.logits {
+            LogitRows::All if row < rows => Some(self.target.logits(row)),
+            LogitRows::Last if row + 1 == rows => Some(self.target.logits(0)),
+            _ => None,
+        }
     }
 }
 

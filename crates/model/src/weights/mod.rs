@@ -15,6 +15,7 @@ use crate::config::{AttentionConfig, Config, ExpertsConfig, Head, MlpConfig, Pre
 use crate::layers::{Attention, Experts, Gated, Mlp, MlpKind, NormWeights};
 use crate::load::Source;
 use leveret_kernels::{ElementType, Matrix};
+use std::sync::Arc;
 
 /// What becomes of a file's weights in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,9 +33,10 @@ pub enum Precision {
 /// All weights of a decoder; `M` is a packed matrix.
 #[derive(Debug)]
 pub(crate) struct Weights<M = Matrix> {
-    pub(crate) embedding: M,
+    /// Shared, as is the head, with drafters that have none of their own.
+    pub(crate) embedding: Arc<M>,
     /// Absent: the embedding serves.
-    pub(crate) head: Option<M>,
+    pub(crate) head: Option<Arc<M>>,
     pub(crate) final_norm: Vec<f32>,
     pub(crate) layers: Vec<Layer<M>>,
 }
@@ -67,8 +69,8 @@ pub(crate) fn load<P: Pack>(
     let head = loader.head()?;
     let layer = |i| loader.layer(i);
     Ok(Weights {
-        embedding,
-        head,
+        embedding: Arc::new(embedding),
+        head: head.map(Arc::new),
         final_norm: loader.tensors.norm(&format!("{prefix}{}.weight", names.final_norm), config.hidden)?,
         layers: (0..config.layers.len()).map(layer).collect::<Result<_>>()?,
     })

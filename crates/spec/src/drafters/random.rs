@@ -2,7 +2,7 @@
 //! outside the vocabulary, more nodes than asked for, and estimates that lie.
 
 use crate::draft::Draft;
-use crate::drafter::{Context, Drafter};
+use crate::drafter::{Context, Drafter, Round};
 use crate::testing::mix;
 
 /// Guesses from a hash of its seed and the length of the text.
@@ -43,5 +43,5 @@ impl Drafter for RandomDrafter {
         }
     }
 
-    fn observe(&mut self, _context: &Context<'_>, _new: usize, _draft: &Draft) {}
+    fn observe(&mut self, _: &Round<'_>) {}
 }

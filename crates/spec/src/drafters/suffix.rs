@@ -7,7 +7,7 @@
 use super::automaton::{Repeat, SuffixAutomaton};
 use super::rates::Rates;
 use crate::draft::Draft;
-use crate::drafter::{Context, Drafter};
+use crate::drafter::{Context, Drafter, Round};
 
 /// The suffix drafter of one sequence.
 #[derive(Debug)]
@@ -67,8 +67,8 @@ impl Drafter for SuffixDrafter {
         }
     }
 
-    fn observe(&mut self, context: &Context<'_>, _new: usize, _draft: &Draft) {
-        self.read(context);
+    fn observe(&mut self, round: &Round<'_>) {
+        self.read(&round.context);
     }
 }
 
@@ -78,7 +78,7 @@ mod tests {
 
     fn proposed(drafter: &mut SuffixDrafter, tokens: &[u32], rows: usize) -> Vec<u32> {
         let mut draft = Draft::new();
-        drafter.propose(&Context { tokens, prompt_len: tokens.len() }, rows, &mut draft);
+        drafter.propose(&Context::new(tokens, tokens.len()), rows, &mut draft);
         assert!(draft.is_chain());
         draft.nodes().iter().map(|node| node.token).collect()
     }
@@ -104,7 +104,7 @@ mod tests {
         let mut draft = Draft::new();
         let mut first = |drafter: &mut SuffixDrafter, tokens: &[u32]| {
             draft.clear();
-            drafter.propose(&Context { tokens, prompt_len: 50 }, 16, &mut draft);
+            drafter.propose(&Context::new(tokens, 50), 16, &mut draft);
             draft.nodes()[0].chance
         };
         let short = first(&mut drafter, &tokens);

@@ -4,6 +4,7 @@
 //! The token at a position depends on the row, the text before it and the parameters, and on
 //! nothing else; verification rests on that.
 
+mod draw;
 mod elementary;
 mod filters;
 mod logprobs;
@@ -16,6 +17,7 @@ use elementary::exp;
 use filters::{Candidate, Filters, maximum};
 use penalties::Penalties;
 
+pub use draw::{Choice, Draw, DrawScratch};
 pub use logprobs::TokenLogprobs;
 pub use noise::Noise;
 pub use params::SamplingParams;

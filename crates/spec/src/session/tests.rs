@@ -185,7 +185,7 @@ impl Drafter for Oracle {
         }
     }
 
-    fn observe(&mut self, _: &Context<'_>, _: usize, _: &Draft) {}
+    fn observe(&mut self, _: &Round<'_>) {}
 }
 
 #[test]

@@ -1,0 +1,159 @@
+//! Networks that guess for a target: heads and small models that read its features.
+//!
+//! A published checkpoint in any dialect becomes one [`Network`]; each text being written has a
+//! [`Guesser`] of it. A guesser only turns prefixes into scores of the next token. Which of them
+//! become a draft, a chain or a tree, is decided once for all in `leveret-spec`.
+
+use crate::Result;
+use crate::config::Config;
+use crate::target::Tap;
+use leveret_kernels::attention::KvType;
+use leveret_kernels::{Matrix, Team};
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// What a drafter may use of the target that it guesses for: its threads, its embedding and its
+/// head.
+#[derive(Debug, Clone)]
+pub struct TargetParts {
+    pub(crate) team: Arc<Team>,
+    pub(crate) config: Arc<Config>,
+    /// `[vocab, hidden]`, without the factor on embedding rows.
+    pub(crate) embedding: Arc<Matrix>,
+    /// `[vocab, hidden]`, without the softcap on logits.
+    pub(crate) head: Arc<Matrix>,
+    pub(crate) kv: KvType,
+    pub(crate) max_context: usize,
+}
+
+impl TargetParts {
+    /// What the target is composed of.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The threads that the target runs on.
+    pub fn team(&self) -> &Arc<Team> {
+        &self.team
+    }
+}
+
+/// What a network is, for messages, `inspect` and control.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Description {
+    /// Kind of network: `eagle3`, `mtp`, `dflash`, `gemma4-assistant`, `model`.
+    pub family: &'static str,
+    /// Layout of the files it came from: `speculators`, `z-lab`, `gguf`.
+    pub dialect: &'static str,
+    /// Features of the target that it reads, in the order in which it joins them.
+    pub taps: Vec<Tap>,
+    /// Most tokens that a draft can be deep; `None` where it is chained at will.
+    pub depth: Option<usize>,
+    /// Tokens that it can propose: the target's vocabulary, or a part of it.
+    pub vocab: usize,
+    /// Bytes of weights that one draft step reads; the whole block counts as one step.
+    pub bytes_per_step: usize,
+}
+
+/// A loaded drafter, for any number of texts.
+pub trait Network: Debug + Send + Sync {
+    /// What it is.
+    fn description(&self) -> &Description;
+
+    /// A guesser for a new text of up to `capacity` tokens, drafts included.
+    ///
+    /// # Errors
+    /// No memory for its caches.
+    fn guesser(self: Arc<Self>, capacity: usize) -> Result<Box<dyn Guesser>>;
+}
+
+/// The features of rows that the target has processed.
+pub trait Features {
+    /// Value at `tap` for row `row` of the target's last pass.
+    fn feature(&self, tap: Tap, row: usize) -> &[f32];
+}
+
+/// Rows of the target that have become text.
+#[derive(Clone, Copy)]
+pub struct Committed<'a> {
+    /// The text so far. It has at least one token more than rows have been processed.
+    pub tokens: &'a [u32],
+    /// Position of the first of these rows in the text.
+    pub first: usize,
+    /// Where the rows stand in the target's last pass, in the order of the text.
+    pub rows: &'a [usize],
+    /// Their features at the network's taps.
+    pub features: &'a dyn Features,
+}
+
+impl Debug for Committed<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Committed")
+            .field("first", &self.first)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A node of the draft that a guesser is asked to look behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Branch {
+    /// The node before it: 0 is the committed text, `i` the `i`-th branch since [`Guesser::begin`],
+    /// counted from 1.
+    pub parent: usize,
+    /// Its token.
+    pub token: u32,
+}
+
+/// Scores of the token that follows a node.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scores<'a> {
+    /// Logit of each candidate.
+    pub logits: &'a [f32],
+    /// Target token id of each candidate; `None` when it is the index. Tokens
+    /// that are not listed have probability zero.
+    pub tokens: Option<&'a [u32]>,
+    /// The chance that the token it would choose here is accepted, given that all before are, where
+    /// the network has a head that says so.
+    pub confidence: Option<f32>,
+}
+
+impl Scores<'_> {
+    /// Target token of candidate `index`.
+    pub fn token(&self, index: usize) -> u32 {
+        self.tokens.map_or(index as u32, |tokens| tokens[index])
+    }
+}
+
+/// A network at work on one text.
+///
+/// The target processes rows and [`observe`](Self::observe) is told of those that became text,
+/// without gaps. [`begin`](Self::begin) then opens a draft after the text's last token, which is
+/// chosen but not processed; [`expand`](Self::expand) looks behind nodes that the caller has
+/// picked. Both may be left out in any round, and no text depends on what they give.
+pub trait Guesser: Debug + Send {
+    /// Takes in committed rows. Work that only a draft needs is put off until one begins.
+    ///
+    /// # Errors
+    /// Rows that do not follow those before, or no room.
+    fn observe(&mut self, committed: &Committed<'_>) -> Result<()>;
+
+    /// Opens a draft after `tokens`, the text; all but its last token have been observed. Scores of
+    /// node 0, the token after the text, can be read then.
+    ///
+    /// # Errors
+    /// Rows are missing, or there is no room.
+    fn begin(&mut self, tokens: &[u32]) -> Result<()>;
+
+    /// Adds nodes, in one pass where the network needs one. Their parents were added before.
+    ///
+    /// # Errors
+    /// A parent that does not exist, a node deeper than the network can guess, or no room.
+    fn expand(&mut self, branches: &[Branch]) -> Result<()>;
+
+    /// Scores of the token after `node`, numbered as in [`Branch::parent`].
+    ///
+    /// # Panics
+    /// If the node does not exist.
+    fn scores(&self, node: usize) -> Scores<'_>;
+}

@@ -1,0 +1,171 @@
+//! A drafter's view of the sampler: which tokens the draw at a position would fall on, if the
+//! target's scores were the drafter's.
+//!
+//! Target and drafter use the same keyed noise, so a guess comes true far more often than by two
+//! independent draws (Daliri et al. 2025, arXiv 2408.07978).
+
+use leveret_model::drafters::Scores;
+
+use super::elementary::exp;
+use super::filters::{Candidate, Filters, descending, maximum};
+use super::noise::Noise;
+use super::params::SamplingParams;
+
+/// How the tokens of a text are drawn, penalties left out.
+#[derive(Debug, Clone, Copy)]
+pub struct Draw {
+    seed: u64,
+    greedy: bool,
+    filters: Filters,
+}
+
+/// A token that the draw may fall on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Choice {
+    /// Token id of the target.
+    pub token: u32,
+    /// Estimated chance that the draw falls on it, by the drafter's own scores.
+    pub chance: f32,
+}
+
+/// Memory of [`Draw::choices`].
+#[derive(Debug, Default)]
+pub struct DrawScratch {
+    list: Vec<Candidate>,
+}
+
+/// Likeliest tokens among which runners-up are looked for.
+const POOL: usize = 32;
+
+/// With the noise known, what stays uncertain is how far the target's scores are from the
+/// drafter's: differences of perturbed scores count this much more than differences of logits.
+const SHARPNESS: f32 = 1.5;
+
+impl Draw {
+    /// The draw of greedy decoding: the likeliest token.
+    pub fn greedy() -> Self {
+        Self::new(&SamplingParams::default())
+    }
+
+    /// The draw of a sampler with these parameters.
+    pub fn new(params: &SamplingParams) -> Self {
+        Self { seed: params.seed, greedy: params.temperature == 0.0, filters: params.filters() }
+    }
+
+    /// Whether the likeliest token is always taken.
+    pub fn is_greedy(&self) -> bool {
+        self.greedy
+    }
+
+    /// Writes to `out` the `count` tokens that the draw at `position` (as in [`Noise::new`]) would
+    /// most likely fall on, best first; fewer when there are not so many.
+    pub fn choices(
+        &self,
+        position: u64,
+        scores: &Scores<'_>,
+        count: usize,
+        scratch: &mut DrawScratch,
+        out: &mut Vec<Choice>,
+    ) {
+        out.clear();
+        let max = maximum(scores.logits);
+        if count == 0 || !max.is_finite() {
+            return;
+        }
+        let list = &mut scratch.list;
+        if self.greedy {
+            select(scores.logits, count, list);
+            let total: f32 = scores.logits.iter().map(|&x| exp(x - max)).sum();
+            out.extend(list.iter().map(|c| Choice {
+                token: scores.token(c.token as usize),
+                chance: exp(c.logit - max) / total,
+            }));
+            return;
+        }
+        // Noise belongs to the target's token ids, the filters do not look at ids.
+        let noise = Noise::new(self.seed, position);
+        let mut surprise = None;
+        if self.filters.keep_all(scores.logits.len()) {
+            select(scores.logits, POOL.max(count), list);
+            // Of all tokens the noise may lift one that is not among the likeliest.
+            if scores.tokens.is_none() {
+                surprise = noise.pick_row(scores.logits, max, self.filters.scale);
+            }
+        } else {
+            self.filters.apply(scores.logits, max, list);
+        }
+        if let Some(token) = surprise.filter(|token| list.iter().all(|c| c.token != *token)) {
+            list.push(Candidate { token, logit: scores.logits[token as usize] });
+        }
+        for c in list.iter_mut() {
+            c.token = scores.token(c.token as usize);
+            let depth = f64::from(c.logit - max) * self.filters.scale;
+            c.logit = (depth + noise.gumbel(c.token)) as f32;
+        }
+        list.sort_unstable_by(descending);
+        let Some(&Candidate { logit: best, .. }) = list.first() else { return };
+        let weight = |c: &Candidate| exp((c.logit - best) * SHARPNESS);
+        let total: f32 = list.iter().map(weight).sum();
+        out.extend(list.iter().take(count).map(|c| Choice { token: c.token, chance: weight(c) / total }));
+    }
+}
+
+/// Writes the `count` greatest of `row` to `list`, in descending order.
+fn select(row: &[f32], count: usize, list: &mut Vec<Candidate>) {
+    list.clear();
+    let mut least = f32::NEG_INFINITY;
+    for (&logit, token) in row.iter().zip(0..) {
+        if logit > least || (list.len() < count && logit > f32::NEG_INFINITY) {
+            let new = Candidate { token, logit };
+            let at = list.partition_point(|c| c.logit >= logit);
+            if list.len() == count {
+                list.pop();
+            }
+            list.insert(at, new);
+            if list.len() == count {
+                least = list[count - 1].logit;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampler::Sampler;
+    use proptest::prelude::*;
+
+    fn choices(draw: &Draw, position: u64, logits: &[f32], count: usize) -> Vec<Choice> {
+        let (mut scratch, mut out) = (DrawScratch::default(), Vec::new());
+        let scores = Scores { logits, tokens: None, confidence: None };
+        draw.choices(position, &scores, count, &mut scratch, &mut out);
+        out
+    }
+
+    #[test]
+    fn greedy_choices_are_the_likeliest_tokens_with_their_probabilities() {
+        let found = choices(&Draw::greedy(), 0, &[0.0, 3.0, f32::NEG_INFINITY, 1.0, 3.0], 3);
+        assert_eq!(found.iter().map(|c| c.token).collect::<Vec<_>>(), [1, 4, 3]);
+        let total = 1.0 + 2.0 * 3f32.exp() + 1f32.exp();
+        assert!((found[0].chance - 3f32.exp() / total).abs() < 1e-5);
+        assert!((found[2].chance - 1f32.exp() / total).abs() < 1e-5);
+        assert!(choices(&Draw::greedy(), 0, &[f32::NEG_INFINITY; 3], 3).is_empty());
+    }
+
+    proptest! {
+        /// A drafter whose scores are the target's guesses every draw.
+        #[test]
+        fn the_first_choice_is_the_sampler_s(
+            logits in proptest::collection::vec(-6f32..6.0, 1..200),
+            seed: u64, temperature in 0f32..2.0, top_k in 0usize..50, top_p in 0.05f32..1.0,
+            prompt in 1usize..9,
+        ) {
+            let params = SamplingParams { seed, temperature, top_k, top_p, ..SamplingParams::default() };
+            let prompt = vec![0; prompt];
+            let mut sampler = Sampler::new(&params, logits.len(), &prompt).unwrap();
+            let found = choices(&Draw::new(&params), prompt.len() as u64, &logits, 4);
+            prop_assert_eq!(found[0].token, sampler.sample(&logits).unwrap());
+            prop_assert!(found.iter().map(|c| c.chance).sum::<f32>() < 1.001);
+        }
+    }
+}
