@@ -17,13 +17,13 @@ mod stats;
 mod stop;
 #[cfg(test)]
 mod testing;
-mod verify;
+pub mod verify;
 
 pub use draft::{Draft, Node};
 pub use drafter::{Context, Drafter, PassRows, Round, Worth};
 pub use error::{Error, Result};
 pub use price::{CostCurve, Price};
-pub use sampler::{Choice, Draw, DrawScratch, Noise, Sampler, SamplingParams, TokenLogprobs};
+pub use sampler::{Choice, Distribution, Draw, DrawScratch, Noise, Sampler, SamplingParams, TokenLogprobs};
 pub use session::{Detokenizer, FinishReason, Options, Request, Session, Step};
 pub use stats::Stats;
 pub use stop::StopStrings;

@@ -22,6 +22,9 @@ pub use logprobs::TokenLogprobs;
 pub use noise::Noise;
 pub use params::SamplingParams;
 
+/// Probabilities of tokens, by ascending token; tokens that are not listed have none.
+pub type Distribution = [(u32, f64)];
+
 /// Draws the tokens of one sequence.
 #[derive(Debug)]
 pub struct Sampler {

@@ -28,9 +28,19 @@ impl Noise {
         gumbel(self.bits(token))
     }
 
-    /// SplitMix64 started at the key, token-th output.
+    /// A uniform number above 0 and below 1, for verification rules that take chances. Its bits
+    /// are behind those of all tokens, so it has nothing to do with any Gumbel variable.
+    pub fn uniform(&self, index: u32) -> f64 {
+        fraction(self.output(1 << 32 | u64::from(index)))
+    }
+
     fn bits(&self, token: u32) -> u64 {
-        mix(self.key.wrapping_add((u64::from(token) + 1).wrapping_mul(STEP)))
+        self.output(u64::from(token))
+    }
+
+    /// SplitMix64 started at the key, index-th output.
+    fn output(&self, index: u64) -> u64 {
+        mix(self.key.wrapping_add((index + 1).wrapping_mul(STEP)))
     }
 
     /// The token of `row` with the greatest `(logit - shift) * scale + gumbel`; of equals the
@@ -112,11 +122,14 @@ fn mix(mut z: u64) -> u64 {
     z ^ z >> 31
 }
 
-/// -ln(-ln(1 - u)) with u the upper 52 bits as a fraction in the middle of its cell, so that it is
-/// neither 0 nor 1. Small u make great values, and have the finer grid.
+/// The upper 52 bits as a fraction in the middle of its cell, so that it is neither 0 nor 1.
+fn fraction(bits: u64) -> f64 {
+    ((bits >> 12) as f64 + 0.5) / (1u64 << 52) as f64
+}
+
+/// -ln(-ln(1 - u)). Small u make great values, and have the finer grid.
 fn gumbel(bits: u64) -> f64 {
-    let u = ((bits >> 12) as f64 + 0.5) / (1u64 << 52) as f64;
-    -ln(-ln(1.0 - u))
+    -ln(-ln(1.0 - fraction(bits)))
 }
 
 /// At least `gumbel(bits)`: -ln(1 - u) is at least u, and u at least 2^-(z+1) for z leading zeros.

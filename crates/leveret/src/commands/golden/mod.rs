@@ -6,6 +6,7 @@ mod quantised;
 mod report;
 mod sampling;
 mod target;
+mod verification;
 mod words;
 
 use std::path::{Path, PathBuf};
@@ -55,7 +56,7 @@ fn compare(dir: &Path, threads: usize, report: &mut Report) -> Result<()> {
         ("tiny-models.json", words::tiny_tokenizers),
         ("chat-templates.json", words::templates),
         ("filters.json", sampling::filters),
-        ("verification.json", sampling::verification),
+        ("verification.json", verification::laws),
     ];
     for (name, compare) in parts {
         let path = dir.join(name);

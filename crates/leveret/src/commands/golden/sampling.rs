@@ -1,17 +1,14 @@
-//! The sampler against reference filters, and its noise against the law of matching draws.
+//! The sampler against reference filters.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
-use leveret_spec::{Noise, Sampler, SamplingParams};
+use anyhow::Result;
+use leveret_spec::{Sampler, SamplingParams};
 use serde_json::Value;
 
 use super::fixture::{key, read_json};
 use super::report::Report;
-
-/// Draws of the noise for a law that holds on average.
-const DRAWS: u64 = 200_000;
 
 /// Filters alone and in chains: which tokens may be drawn, and how likely.
 pub(crate) fn filters(path: &Path, report: &mut Report) -> Result<()> {
@@ -81,39 +78,4 @@ fn set(params: &mut SamplingParams, name: &str, value: f32) -> Option<()> {
         _ => return None,
     }
     Some(())
-}
-
-/// How often two distributions draw the same token under the same noise. The other laws of the
-/// file are of rules of verification that this engine does not use.
-pub(crate) fn verification(path: &Path, report: &mut Report) -> Result<()> {
-    let golden = read_json(path)?;
-    for (i, case) in golden["gumbel_match"].as_array().into_iter().flatten().enumerate() {
-        let row = |name: &str| -> Result<Vec<f64>> { Ok(serde_json::from_value(key(case, name)?.clone())?) };
-        let (p, q) = (row("p")?, row("q")?);
-        let expected = key(case, "match_probability")?
-            .as_f64()
-            .ok_or_else(|| anyhow!("match_probability: no number"))?;
-        let matches = (0..DRAWS).filter(|&position| {
-            let noise = Noise::new(i as u64, position);
-            pick(&p, &noise) == pick(&q, &noise)
-        });
-        let found = matches.count() as f64 / DRAWS as f64;
-        // Five standard deviations of a share.
-        let tolerance = 5.0 * (expected * (1.0 - expected) / DRAWS as f64).sqrt();
-        let detail = format!("{found:.4}, expected {expected:.4}, tolerance {tolerance:.4}");
-        let wrong: Vec<String> =
-            ((found - expected).abs() > tolerance).then_some(detail).into_iter().collect();
-        report.count(&format!("gumbel match {i}"), 1, &wrong);
-    }
-    for name in ["cases", "recursive_rejection"] {
-        if golden.get(name).is_some() {
-            report.not_yet(&format!("rejection rules ({name})"), "");
-        }
-    }
-    Ok(())
-}
-
-fn pick(p: &[f64], noise: &Noise) -> Option<usize> {
-    let score = |token: usize| p[token].ln() + noise.gumbel(token as u32);
-    (0..p.len()).max_by(|&a, &b| score(a).total_cmp(&score(b)))
 }

@@ -5,6 +5,16 @@
 //! never drawn from. Since a draw depends on the text alone, and never on the draft, the tokens
 //! are those of plain decoding.
 
+//!
+//! That is the default, matching. Two other rules keep the law of the text, though not the text
+//! itself: [`rejection`] and [`block`] take chances of their own, from a [`Coin`].
+
+pub mod block;
+mod coin;
+pub mod rejection;
+
+pub use coin::{Branches, Coin, KeyedCoin, enumerate};
+
 use crate::draft::Draft;
 
 /// Walks `draft` from the root and writes the accepted nodes to `path`, in order.
@@ -31,6 +41,9 @@ pub fn verify<E>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod laws;
 
 #[cfg(test)]
 mod tests {
