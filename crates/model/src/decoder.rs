@@ -103,11 +103,11 @@ impl Model {
             let known = match *tap {
                 Tap::Final => true,
                 Tap::Residual(k) => k <= layers,
-                Tap::Keys(layer) | Tap::Values(layer) => layer < layers,
+                Tap::Keys(layer) | Tap::Values(layer) => layer < layers && self.config.kv_width(layer) > 0,
             };
             if !known {
                 return Err(Error::request(format!(
-                    "{tap:?} was asked for, but the model has {layers} layers"
+                    "{tap:?} was asked for, but the model has {layers} layers, and not all may have a cache of their own"
                 )));
             }
         }
@@ -216,10 +216,10 @@ impl Work {
         }
     }
 
-    /// Keeps the keys and values that layer `layer` has just written where they were asked for.
+    /// Keeps the keys and values that layer `layer`, the last to run, has written where they were asked for.
     fn tap_cached(&mut self, taps: &[Tap], layer: usize, config: &Config) {
-        let (a, rows) = (&config.layers[layer].attention, self.tokens.len());
-        let (k_width, v_width) = (a.kv_heads * a.k_dim, a.kv_heads * a.v_dim);
+        let rows = self.tokens.len();
+        let (k_width, v_width) = config.layers[layer].attention.kv_widths();
         for (tap, feature) in taps.iter().zip(&mut self.features) {
             match tap {
                 Tap::Keys(of) if *of == layer => feature.copy(&self.scratch.k[..rows * k_width], k_width),
@@ -295,14 +295,16 @@ impl Target for Model {
             }
         });
         self.work.tap_residual(taps, 0, width);
+        if let (Some(inputs), Some(config)) = (&self.weights.per_layer, self.config.per_layer) {
+            let Work { plan, ropes, h, scratch, tokens, .. } = &mut self.work;
+            let context = Context { team, config: &self.config, ropes, rows: plan };
+            inputs.run(&context, config, tokens, h, scratch);
+        }
         for (i, layer) in self.weights.layers.iter().enumerate() {
             let Work { plan, ropes, h, scratch, .. } = &mut self.work;
             let context = Context { team, config: &self.config, ropes, rows: plan };
-            layer.attention.run(&context, i, &mut passes, h, scratch);
+            layer.run(&context, i, &mut passes, h, scratch);
             self.work.tap_cached(taps, i, &self.config);
-            let Work { plan, ropes, h, scratch, .. } = &mut self.work;
-            let context = Context { team, config: &self.config, ropes, rows: plan };
-            layer.mlp.run(&context, i, h, scratch);
             self.work.tap_residual(taps, i + 1, width);
         }
         self.finish(taps);

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::config::Config;
-use crate::layers::MlpKind;
+use crate::layers::{Experts, Gated, MlpKind};
 use crate::load::{LoadOptions, Source};
 use crate::weights::{self, MatrixShape, Measure, Weights};
 use leveret_kernels::attention::KvType;
@@ -51,20 +51,24 @@ fn measure(config: &Config, weights: &Weights<MatrixShape>, kv: KvType) -> Footp
         Some(head) => sum.add(head, Reads::Share(1, 1)),
         None => sum.read_all(&weights.embedding),
     }
+    if let Some(inputs) = &weights.per_layer {
+        sum.add(&inputs.table, Reads::Row);
+        sum.add(&inputs.projection, Reads::Share(1, 1));
+    }
     for (layer, config) in weights.layers.iter().zip(&config.layers) {
         let a = &layer.attention;
-        [&a.q, &a.k, &a.v, &a.o].into_iter().for_each(|m| sum.add(m, Reads::Share(1, 1)));
+        sum.all([&a.q, &a.o].into_iter().chain(&a.k).chain(&a.v));
+        let share = config.mlp.experts.map_or(Reads::Share(1, 1), |e| Reads::Share(e.used, e.count));
         match &layer.mlp.kind {
-            MlpKind::Dense(g) => {
-                [&g.gate, &g.up, &g.down].into_iter().for_each(|m| sum.add(m, Reads::Share(1, 1)))
+            MlpKind::Dense(dense) => sum.all(dense.matrices()),
+            MlpKind::Experts(experts) => sum.experts(experts, share),
+            MlpKind::Beside(both) => {
+                sum.all(both.dense.matrices());
+                sum.experts(&both.experts, share);
             }
-            MlpKind::Experts(experts) => {
-                sum.add(&experts.router, Reads::Share(1, 1));
-                let share = config.mlp.experts.map_or(Reads::Share(1, 1), |e| Reads::Share(e.used, e.count));
-                for g in &experts.experts {
-                    [&g.gate, &g.up, &g.down].into_iter().for_each(|m| sum.add(m, share));
-                }
-            }
+        }
+        if let Some(gate) = &layer.per_layer {
+            sum.all([&gate.gate, &gate.out]);
         }
     }
     let element = match kv {
@@ -110,6 +114,17 @@ impl Sum {
         let entry = self.types.entry(shape.ty.name()).or_insert((shape.ty, 0, 0));
         entry.1 += 1;
         entry.2 += bytes;
+    }
+
+    /// Matrices that every token reads.
+    fn all<'a>(&mut self, shapes: impl IntoIterator<Item = &'a MatrixShape>) {
+        shapes.into_iter().for_each(|shape| self.add(shape, Reads::Share(1, 1)));
+    }
+
+    fn experts(&mut self, experts: &Experts<MatrixShape>, share: Reads) {
+        self.add(&experts.router, Reads::Share(1, 1));
+        let matrices = experts.experts.iter().flat_map(Gated::matrices);
+        matrices.for_each(|shape| self.add(shape, share));
     }
 
     fn read_all(&mut self, shape: &MatrixShape) {

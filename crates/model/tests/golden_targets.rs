@@ -37,7 +37,7 @@ fn compare_all(options: LoadOptions, closeness: Closeness, skip: impl Fn(&str) -
 
 /// Kinds of checkpoint that this engine does not have.
 fn unsupported(name: &str) -> bool {
-    ["gemma4", "qwen35", "iq4_xs"].iter().any(|kind| name.contains(kind))
+    ["qwen35", "iq4_xs"].iter().any(|kind| name.contains(kind))
 }
 
 #[test]

@@ -17,7 +17,10 @@ const LIMIT: f64 = 7.0;
 
 const HF_NAMES: TensorNames = TensorNames {
     router: "mlp.router",
-    experts: ExpertNames::Alternating { gate_up: "mlp.experts.gate_up_proj", down: "mlp.experts.down_proj" },
+    experts: &[ExpertNames::Alternating {
+        gate_up: "mlp.experts.gate_up_proj",
+        down: "mlp.experts.down_proj",
+    }],
     ..TensorNames::HF
 };
 
@@ -62,7 +65,14 @@ fn from_gguf(keys: &GgufConfig<'_>) -> Result<Config> {
 }
 
 fn experts(count: usize, used: usize) -> ExpertsConfig {
-    ExpertsConfig { count, used, routing: Routing::SoftmaxChosen, router_bias: true }
+    ExpertsConfig {
+        count,
+        used,
+        routing: Routing::SoftmaxChosen,
+        router_bias: true,
+        scaled: false,
+        dense: None,
+    }
 }
 
 fn compose(mut config: Config, limit: f64, experts: ExpertsConfig, width: usize, bias: Presence) -> Config {

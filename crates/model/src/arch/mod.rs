@@ -4,6 +4,7 @@
 //! one [`Config`]. A new family is one more file here, as long as [`crate::layers`] has its parts.
 
 mod gemma3;
+mod gemma4;
 mod gpt_oss;
 mod llama;
 pub(crate) mod mistral;
@@ -28,13 +29,14 @@ struct Family {
     from_gguf: fn(&GgufConfig<'_>) -> Result<Config>,
 }
 
-const FAMILIES: [Family; 7] = [
+const FAMILIES: [Family; 8] = [
     llama::LLAMA,
     mistral::MISTRAL,
     qwen::QWEN2,
     qwen::QWEN3,
     qwen::QWEN3_MOE,
     gemma3::GEMMA3,
+    gemma4::GEMMA4,
     gpt_oss::GPT_OSS,
 ];
 

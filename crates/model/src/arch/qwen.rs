@@ -74,6 +74,8 @@ fn moe_from_hf(keys: &HfConfig<'_>) -> Result<Config> {
         used: keys.need_count("num_experts_per_tok")?,
         routing: if renormalise { Routing::SoftmaxChosen } else { Routing::SoftmaxAll },
         router_bias: false,
+        scaled: false,
+        dense: None,
     };
     let width = keys.need_count("moe_intermediate_size")?;
     let step = keys.count("decoder_sparse_step")?.unwrap_or(1);
@@ -95,6 +97,8 @@ fn moe_from_gguf(keys: &GgufConfig<'_>) -> Result<Config> {
         used: keys.require("expert_used_count")?,
         routing: Routing::SoftmaxChosen,
         router_bias: false,
+        scaled: false,
+        dense: None,
     };
     if experts.count == 0 {
         return Err(Error::format(keys.path(), "metadata `qwen3moe.expert_count` is 0, expected experts"));

@@ -3,7 +3,7 @@
 //! Slot `i` holds committed row `i`; the rows of a pass stand behind the committed ones until
 //! `commit` moves the accepted path down and forgets the rest.
 
-use crate::config::Config;
+use crate::config::{Config, KvSource};
 use crate::target::Cache;
 use crate::{Error, Result};
 use leveret_kernels::attention::{KvBuffer, KvType};
@@ -26,6 +26,8 @@ pub struct Sequence {
 pub(crate) enum LayerState {
     /// Keys and values of every row.
     Attention(KvBuffer),
+    /// Nothing: the layer reads what another one keeps.
+    Nothing,
 }
 
 impl Sequence {
@@ -36,6 +38,9 @@ impl Sequence {
         }
         let layer = |layer: &crate::config::LayerConfig| {
             let a = &layer.attention;
+            if let KvSource::Layer(_) = a.source {
+                return Ok(LayerState::Nothing);
+            }
             KvBuffer::new(kv, a.kv_heads, a.k_dim, a.v_dim, capacity).map(LayerState::Attention).ok_or_else(
                 || {
                     Error::request(format!(
@@ -50,7 +55,11 @@ impl Sequence {
 
     /// Bytes that the full cache takes.
     pub fn bytes(&self) -> usize {
-        self.layers.iter().map(|LayerState::Attention(kv)| kv.bytes()).sum()
+        let bytes = |layer: &LayerState| match layer {
+            LayerState::Attention(kv) => kv.bytes(),
+            LayerState::Nothing => 0,
+        };
+        self.layers.iter().map(bytes).sum()
     }
 
     /// Checks that `rows` more rows fit.
@@ -95,8 +104,10 @@ impl Cache for Sequence {
         // Parents precede children, so the path ascends and no row overwrites one still to be moved.
         for (i, &row) in path.iter().enumerate() {
             if row != i {
-                for LayerState::Attention(kv) in &mut self.layers {
-                    kv.move_row(self.len + row, self.len + i);
+                for layer in &mut self.layers {
+                    if let LayerState::Attention(kv) = layer {
+                        kv.move_row(self.len + row, self.len + i);
+                    }
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Reading GGUF metadata: keys of the file's architecture, and the sizes all families share.
 
 use super::rope::yarn_magnitude;
-use super::{Activation, AttentionConfig, Config, Head, LayerConfig, MlpConfig, Presence};
+use super::{Activation, AttentionConfig, Config, Head, KvSource, LayerConfig, MlpConfig, Presence};
 use super::{RopeScaling, Rotation, TensorNames};
 use crate::formats::Gguf;
 use crate::formats::gguf::{FromValue, Value};
@@ -38,6 +38,10 @@ impl<'a> GgufConfig<'a> {
 
     pub(crate) fn architecture(&self) -> &'a str {
         self.architecture
+    }
+
+    pub(crate) fn has_tensor(&self, name: &str) -> bool {
+        matches!(self.gguf.tensor(name), Ok(Some(_)) | Err(_))
     }
 
     fn key(&self, key: &str) -> String {
@@ -117,7 +121,9 @@ impl<'a> GgufConfig<'a> {
                 window: None,
                 softcap: None,
                 sinks: false,
+                source: KvSource::Own,
                 qk_norm: false,
+                v_norm: false,
                 qkv_bias: Presence::IfPresent,
                 out_bias: Presence::IfPresent,
                 rotation: 0,
@@ -130,6 +136,7 @@ impl<'a> GgufConfig<'a> {
                 experts: None,
             },
             post_norms: false,
+            output_scale: false,
         };
         let mut layers = super::alike(self.path(), layer, count)?;
         let kv_heads = self.per_layer("attention.head_count_kv", count)?.unwrap_or_else(|| heads.clone());
@@ -146,6 +153,7 @@ impl<'a> GgufConfig<'a> {
             norm_eps: self.require("attention.layer_norm_rms_epsilon")?,
             norm_offset: 0.0,
             embedding_scale: 1.0,
+            per_layer: None,
             final_softcap: self.get("final_logit_softcapping")?.filter(|&cap: &f32| cap != 0.0),
             head: Head::OwnIfPresent,
             rotations: vec![self.rotation(family, k_dim)?],

@@ -3,7 +3,7 @@
 //! (`rope_parameters`) spelling.
 
 use super::rope::yarn_magnitude;
-use super::{Activation, AttentionConfig, Config, Head, LayerConfig, MlpConfig, Presence};
+use super::{Activation, AttentionConfig, Config, Head, KvSource, LayerConfig, MlpConfig, Presence};
 use super::{RopeScaling, Rotation, TensorNames};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
@@ -89,6 +89,19 @@ impl<'a> HfConfig<'a> {
         Self { section: self.rope_section(None), ..*self }.number(key)
     }
 
+    /// The keys under `{key}.{entry}`, on their own; absent if there is no such entry.
+    pub(crate) fn section(&self, key: &str, entry: &str) -> Result<Option<Self>> {
+        let Some(map) = self.get(key) else { return Ok(None) };
+        let Some(map) = map.as_object() else { return Err(self.wrong(key, map, "an object")) };
+        match map.get(entry) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(section)) => {
+                Ok(Some(Self { path: self.path, section: None, text: section, outer: section }))
+            }
+            Some(other) => Err(self.wrong(&format!("{key}.{entry}"), other, "an object")),
+        }
+    }
+
     fn list(&self, key: &str) -> Result<Option<&'a [Value]>> {
         let list = |v: &'a Value| v.as_array().map(Vec::as_slice).ok_or_else(|| self.wrong(key, v, "a list"));
         self.get(key).map(list).transpose()
@@ -137,7 +150,9 @@ impl<'a> HfConfig<'a> {
                 window: None,
                 softcap: None,
                 sinks: false,
+                source: KvSource::Own,
                 qk_norm: false,
+                v_norm: false,
                 qkv_bias: Presence::No,
                 out_bias: Presence::No,
                 rotation: 0,
@@ -150,6 +165,7 @@ impl<'a> HfConfig<'a> {
                 experts: None,
             },
             post_norms: false,
+            output_scale: false,
         };
         let max_context = self.need_count("max_position_embeddings")?;
         let layers = super::alike(self.path, layer, self.need_count("num_hidden_layers")?)?;
@@ -161,6 +177,7 @@ impl<'a> HfConfig<'a> {
             norm_eps: self.number("rms_norm_eps")?.ok_or_else(|| self.missing("rms_norm_eps"))? as f32,
             norm_offset: 0.0,
             embedding_scale: 1.0,
+            per_layer: None,
             final_softcap: None,
             head: if self.flag("tie_word_embeddings")?.unwrap_or(tied) { Head::Tied } else { Head::Own },
             rotations: vec![self.rotation(None, head_dim, 10_000.0)?],
@@ -201,15 +218,15 @@ impl<'a> HfConfig<'a> {
         let keys = Self { section, ..*self };
         let share = keys.number("partial_rotary_factor")?.unwrap_or(1.0);
         let scaling = match section {
-            Some(_) => keys.scaling(self.need_count("max_position_embeddings")?)?,
+            Some(_) => keys.scaling(self.need_count("max_position_embeddings")?, share)?,
             None => RopeScaling::None,
         };
-        Ok(Rotation {
-            base: keys.number("rope_theta")?.unwrap_or(base),
-            dims: (head_dim as f64 * share) as usize,
-            interleaved: false,
-            scaling,
-        })
+        let dims = match scaling {
+            // The share is in the frequencies.
+            RopeScaling::Proportional { .. } => head_dim,
+            _ => (head_dim as f64 * share) as usize,
+        };
+        Ok(Rotation { base: keys.number("rope_theta")?.unwrap_or(base), dims, interleaved: false, scaling })
     }
 
     fn rope_section(&self, layer_type: Option<&str>) -> Option<&'a Map<String, Value>> {
@@ -221,12 +238,16 @@ impl<'a> HfConfig<'a> {
     }
 
     /// `self` is a rope section here; keys it lacks are looked up in the configuration around it.
-    fn scaling(&self, max_context: usize) -> Result<RopeScaling> {
+    fn scaling(&self, max_context: usize, share: f64) -> Result<RopeScaling> {
         let number = |key: &str| self.number(key)?.ok_or_else(|| self.missing(key));
         let original = || Ok(self.number("original_max_position_embeddings")?.unwrap_or(max_context as f64));
         match self.text_value("rope_type").or(self.text_value("type")).unwrap_or("default") {
             "default" => Ok(RopeScaling::None),
             "linear" => Ok(RopeScaling::Linear { factor: number("factor")? }),
+            "proportional" => {
+                let factor = self.number("factor")?.unwrap_or(1.0);
+                Ok(RopeScaling::Proportional { share, factor })
+            }
             "llama3" => Ok(RopeScaling::Llama3 {
                 factor: number("factor")?,
                 low: number("low_freq_factor")?,
@@ -256,7 +277,8 @@ impl<'a> HfConfig<'a> {
                 })
             }
             other => {
-                let what = format!("rope type `{other}`; supported: default, linear, llama3, yarn");
+                let what =
+                    format!("rope type `{other}`; supported: default, linear, proportional, llama3, yarn");
                 Err(Error::unsupported(self.path, what))
             }
         }

@@ -11,7 +11,7 @@ mod rope;
 use crate::{Error, Result};
 use std::path::Path;
 
-pub use names::{ExpertNames, TensorNames};
+pub use names::{ExpertNames, PerLayerNames, TensorNames};
 pub use rope::{RopeScaling, Rotation};
 
 /// A decoder: embedding, layers, final norm, head.
@@ -31,6 +31,8 @@ pub struct Config {
     pub norm_offset: f32,
     /// Factor on embedding rows.
     pub embedding_scale: f32,
+    /// A second embedding, of which each layer gets its own part (Gemma 3n, Gemma 4 E).
+    pub per_layer: Option<PerLayerConfig>,
     /// `cap * tanh(logit / cap)` on logits.
     pub final_softcap: Option<f32>,
     /// Where the head's matrix comes from.
@@ -71,6 +73,16 @@ impl From<bool> for Presence {
     }
 }
 
+/// Embeddings of tokens for each layer apart: a table with a row per token and a projection of the
+/// main embedding, added up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerLayerConfig {
+    /// Width of one layer's part.
+    pub width: usize,
+    /// Rows of the table. Tokens beyond it read row 0.
+    pub vocab: usize,
+}
+
 /// One decoder layer: attention and MLP, each added to the residual stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerConfig {
@@ -80,6 +92,8 @@ pub struct LayerConfig {
     pub mlp: MlpConfig,
     /// Norms on the outputs of attention and MLP too, before they are added.
     pub post_norms: bool,
+    /// A learned factor on the residual stream after the layer.
+    pub output_scale: bool,
 }
 
 /// Softmax attention over a key-value cache.
@@ -101,8 +115,12 @@ pub struct AttentionConfig {
     pub softcap: Option<f32>,
     /// A learned logit per head that takes part in the softmax and has no value.
     pub sinks: bool,
+    /// Where keys and values come from.
+    pub source: KvSource,
     /// Norms on each query and key head before the rotation.
     pub qk_norm: bool,
+    /// Norms without weights on each value head.
+    pub v_norm: bool,
     /// Biases of the query, key and value projections.
     pub qkv_bias: Presence,
     /// Bias of the output projection.
@@ -111,6 +129,17 @@ pub struct AttentionConfig {
     pub rotation: usize,
     /// Factor on queries that grows with the position.
     pub query_growth: Option<QueryGrowth>,
+}
+
+/// Where the keys and values of a layer come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvSource {
+    /// A projection each.
+    Own,
+    /// One projection: values are the keys before their norm and rotation.
+    KeysAsValues,
+    /// Those that this earlier layer wrote to its cache. The layer has queries only.
+    Layer(usize),
 }
 
 /// `1 + beta * ln(1 + floor(position / period))` on queries (Llama 4, Ministral 3).
@@ -146,6 +175,22 @@ pub struct ExpertsConfig {
     pub routing: Routing,
     /// Bias of the router.
     pub router_bias: bool,
+    /// The router reads the residual stream by way of a norm of its own, and the weight of each
+    /// expert has a learned factor.
+    pub scaled: bool,
+    /// A dense MLP that every row takes besides.
+    pub dense: Option<DenseBeside>,
+}
+
+/// A dense MLP beside the experts of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DenseBeside {
+    /// Reads the residual stream as a dense layer does. The experts read it by way of a second
+    /// norm; each of the two outputs has a norm before they are added up.
+    Normed {
+        /// Inner width.
+        width: usize,
+    },
 }
 
 /// How router logits become the weights of the chosen experts.
@@ -195,6 +240,11 @@ impl Config {
         range("hidden size", self.hidden, MAX_WIDTH)?;
         range("number of layers", self.layers.len(), MAX_LAYERS)?;
         range("context length", self.max_context, MAX_CONTEXT)?;
+        if let Some(per_layer) = self.per_layer {
+            range("vocabulary size of the embeddings per layer", per_layer.vocab, MAX_VOCAB)?;
+            let width = per_layer.width.saturating_mul(self.layers.len());
+            range("width of the embeddings per layer, all together", width, MAX_WIDTH)?;
+        }
         let finite = [self.norm_eps, self.norm_offset, self.embedding_scale];
         let factors = self.layers.iter().map(|l| l.attention.scale);
         let caps = self.layers.iter().filter_map(|l| l.attention.softcap).chain(self.final_softcap);
@@ -233,19 +283,57 @@ impl Config {
                 ));
             };
             rotation.check(path, a.k_dim)?;
+            self.check_source(path, i)?;
             range(&format!("layer {i}: MLP width"), layer.mlp.width, MAX_WIDTH)?;
             if let Some(experts) = layer.mlp.experts {
                 range(&format!("layer {i}: number of experts"), experts.count, 1 << 14)?;
                 range(&format!("layer {i}: experts used by a row"), experts.used, experts.count)?;
+                if let Some(DenseBeside::Normed { width }) = experts.dense {
+                    range(&format!("layer {i}: width of the dense MLP"), width, MAX_WIDTH)?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Number of values that one row adds to the cache of layer `layer`.
-    pub(crate) fn kv_width(&self, layer: usize) -> usize {
+    /// A layer can only read keys and values that were written before it, and in its own shape.
+    fn check_source(&self, path: &Path, layer: usize) -> Result<()> {
         let a = &self.layers[layer].attention;
-        a.kv_heads * (a.k_dim + a.v_dim)
+        let fault = |what: String| Err(Error::format(path, format!("layer {layer}: {what}")));
+        match a.source {
+            KvSource::Own => Ok(()),
+            KvSource::KeysAsValues if a.k_dim == a.v_dim => Ok(()),
+            KvSource::KeysAsValues => {
+                fault(format!("keys of width {} cannot serve as values of width {}", a.k_dim, a.v_dim))
+            }
+            KvSource::Layer(source) => {
+                let shape = |a: &AttentionConfig| (a.kv_heads, a.k_dim, a.v_dim);
+                let own = |a: &&AttentionConfig| !matches!(a.source, KvSource::Layer(_));
+                match self.layers[..layer].get(source).map(|l| &l.attention).filter(own) {
+                    Some(other) if shape(other) == shape(a) => Ok(()),
+                    Some(other) => fault(format!(
+                        "reads the cache of layer {source}, whose heads are {:?}, with heads of {:?} (number, key width, value width)",
+                        shape(other),
+                        shape(a)
+                    )),
+                    None => fault(format!("reads the cache of layer {source}, which has none before it")),
+                }
+            }
+        }
+    }
+
+    /// Number of values that one row adds to the cache of layer `layer`; 0 if it has none.
+    pub(crate) fn kv_width(&self, layer: usize) -> usize {
+        let (k, v) = self.layers[layer].attention.kv_widths();
+        k + v
+    }
+
+    /// The layer whose cache the attention of layer `layer` reads.
+    pub(crate) fn kv_layer(&self, layer: usize) -> usize {
+        match self.layers[layer].attention.source {
+            KvSource::Layer(source) => source,
+            _ => layer,
+        }
     }
 }
 
@@ -253,6 +341,14 @@ impl AttentionConfig {
     /// Width of the query projection.
     pub(crate) fn q_width(&self) -> usize {
         self.heads * self.k_dim
+    }
+
+    /// Widths of the keys and the values that a row adds to the cache; 0 if the layer has no own.
+    pub(crate) fn kv_widths(&self) -> (usize, usize) {
+        match self.source {
+            KvSource::Layer(_) => (0, 0),
+            _ => (self.kv_heads * self.k_dim, self.kv_heads * self.v_dim),
+        }
     }
 
     /// Width of the attention output before its projection.

@@ -28,7 +28,52 @@ pub struct TensorNames {
     pub down: &'static str,
     pub mlp_post_norm: &'static str,
     pub router: &'static str,
-    pub experts: ExpertNames,
+    /// Weights of the router's norm and factors of the experts: full names within the layer.
+    pub router_scale: &'static str,
+    pub expert_scales: &'static str,
+    /// Norms of experts beside a dense MLP, and of that MLP's output.
+    pub experts_norm: &'static str,
+    pub experts_post_norm: &'static str,
+    pub dense_post_norm: &'static str,
+    /// Ways in which experts may lie in the file; the first whose tensors are there counts.
+    pub experts: &'static [ExpertNames],
+    /// Full name within the layer.
+    pub output_scale: &'static str,
+    pub per_layer: PerLayerNames,
+}
+
+/// Tensors of the embeddings for each layer apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct PerLayerNames {
+    /// Before the layers.
+    pub table: &'static str,
+    pub projection: &'static str,
+    pub norm: &'static str,
+    /// In each layer.
+    pub gate: &'static str,
+    pub out: &'static str,
+    pub post_norm: &'static str,
+}
+
+impl PerLayerNames {
+    const HF: Self = Self {
+        table: "embed_tokens_per_layer",
+        projection: "per_layer_model_projection",
+        norm: "per_layer_projection_norm",
+        gate: "per_layer_input_gate",
+        out: "per_layer_projection",
+        post_norm: "post_per_layer_input_norm",
+    };
+
+    const GGUF: Self = Self {
+        table: "per_layer_token_embd",
+        projection: "per_layer_model_proj",
+        norm: "per_layer_proj_norm",
+        gate: "inp_gate",
+        out: "proj",
+        post_norm: "post_norm",
+    };
 }
 
 /// How a layer's experts lie in the file.
@@ -39,6 +84,9 @@ pub enum ExpertNames {
     Each { experts: &'static str, gate: &'static str, up: &'static str, down: &'static str },
     /// Three tensors `[experts, out, in]`, biases `[experts, out]`.
     Stacked { gate: &'static str, up: &'static str, down: &'static str },
+    /// Gate rows before up rows in one tensor `[experts, 2 * inner, in]`, `[experts, out, inner]`;
+    /// full names within the layer.
+    Fused { gate_up: &'static str, down: &'static str },
     /// gpt-oss: `gate_up` with gate and up rows alternating and `down`; either `[experts, in, out]`
     /// floats under these names, or MXFP4 `{name}_blocks` and `{name}_scales`; `{name}_bias`.
     Alternating { gate_up: &'static str, down: &'static str },
@@ -67,12 +115,22 @@ impl TensorNames {
         down: "mlp.down_proj",
         mlp_post_norm: "",
         router: "mlp.gate",
-        experts: ExpertNames::Each {
-            experts: "mlp.experts.",
-            gate: "gate_proj",
-            up: "up_proj",
-            down: "down_proj",
-        },
+        router_scale: "",
+        expert_scales: "",
+        experts_norm: "",
+        experts_post_norm: "",
+        dense_post_norm: "",
+        experts: &[
+            ExpertNames::Each {
+                experts: "mlp.experts.",
+                gate: "gate_proj",
+                up: "up_proj",
+                down: "down_proj",
+            },
+            ExpertNames::Fused { gate_up: "mlp.experts.gate_up_proj", down: "mlp.experts.down_proj" },
+        ],
+        output_scale: "",
+        per_layer: PerLayerNames::HF,
     };
 
     /// GGUF.
@@ -97,7 +155,17 @@ impl TensorNames {
         down: "ffn_down",
         mlp_post_norm: "post_ffw_norm",
         router: "ffn_gate_inp",
-        experts: ExpertNames::Stacked { gate: "ffn_gate_exps", up: "ffn_up_exps", down: "ffn_down_exps" },
+        router_scale: "ffn_gate_inp.scale",
+        expert_scales: "ffn_down_exps.scale",
+        experts_norm: "pre_ffw_norm_2",
+        experts_post_norm: "post_ffw_norm_2",
+        dense_post_norm: "post_ffw_norm_1",
+        experts: &[
+            ExpertNames::Stacked { gate: "ffn_gate_exps", up: "ffn_up_exps", down: "ffn_down_exps" },
+            ExpertNames::Fused { gate_up: "ffn_gate_up_exps.weight", down: "ffn_down_exps.weight" },
+        ],
+        output_scale: "layer_output_scale.weight",
+        per_layer: PerLayerNames::GGUF,
     };
 
     /// Mistral's own layout: `params.json` with `consolidated.safetensors`.

@@ -28,6 +28,9 @@ pub enum RopeScaling {
     None,
     /// All frequencies divided.
     Linear { factor: f64 },
+    /// The leading `share` of the pairs turn, as slowly as in a rotation of all; the others stand
+    /// still (Gemma 4).
+    Proportional { share: f64, factor: f64 },
     /// Low frequencies divided, high ones kept, a ramp between (Llama 3.1).
     Llama3 { factor: f64, low: f64, high: f64, original: f64 },
     /// Ramp over dimensions, and a magnitude on the rotated vectors.
@@ -63,6 +66,7 @@ impl Rotation {
         let scaling = match &self.scaling {
             RopeScaling::None => true,
             RopeScaling::Linear { factor } => good(*factor),
+            RopeScaling::Proportional { share, factor } => good(*factor) && (0.0..=1.0).contains(share),
             RopeScaling::Llama3 { factor, low, high, original } => {
                 good(*factor) && good(*low) && good(*original) && high.is_finite() && high > low
             }
@@ -92,6 +96,10 @@ impl Rotation {
         let scaled: Vec<f32> = match &self.scaling {
             RopeScaling::None => plain.map(|f| f as f32).collect(),
             RopeScaling::Linear { factor } => plain.map(|f| (f / factor) as f32).collect(),
+            RopeScaling::Proportional { share, factor } => {
+                let turning = (self.dims as f64 * share / 2.0) as usize;
+                plain.enumerate().map(|(i, f)| if i < turning { (f / factor) as f32 } else { 0.0 }).collect()
+            }
             RopeScaling::Divisors(by) => plain.zip(by).map(|(f, &by)| (f / f64::from(by)) as f32).collect(),
             RopeScaling::Llama3 { factor, low, high, original } => {
                 plain.map(|f| llama3(f, *factor, *low, *high, *original) as f32).collect()

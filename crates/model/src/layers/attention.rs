@@ -2,9 +2,9 @@
 
 use super::{Caches, Context, NormWeights, RopeTable, Scratch, fill_normed, project, room};
 use crate::cache::LayerState;
-use crate::config::AttentionConfig;
+use crate::config::{AttentionConfig, KvSource};
 use leveret_kernels::attention::{AttentionSpec, attention};
-use leveret_kernels::ops::{rms_norm_heads, scale};
+use leveret_kernels::ops::{rms_norm_heads, rms_norm_unweighted, scale};
 use leveret_kernels::{Job, Matrix, Rows, matmul, par_rows};
 
 /// Weights of one attention block; biases are in the matrices.
@@ -12,8 +12,10 @@ use leveret_kernels::{Job, Matrix, Rows, matmul, par_rows};
 pub(crate) struct Attention<M = Matrix> {
     pub(crate) norms: NormWeights,
     pub(crate) q: M,
-    pub(crate) k: M,
-    pub(crate) v: M,
+    /// Absent if the layer reads those of another.
+    pub(crate) k: Option<M>,
+    /// Absent if keys serve as values too.
+    pub(crate) v: Option<M>,
     pub(crate) o: M,
     pub(crate) q_norm: Option<Vec<f32>>,
     pub(crate) k_norm: Option<Vec<f32>>,
@@ -22,7 +24,7 @@ pub(crate) struct Attention<M = Matrix> {
 
 impl Attention {
     /// Adds the block's output for all rows to the residual stream `h`, and their keys and values
-    /// to the caches.
+    /// to the caches (if it has its own).
     pub(crate) fn run(
         &self,
         context: &Context<'_>,
@@ -36,11 +38,30 @@ impl Attention {
         let rows = positions.len();
         fill_normed(team, &mut s.x, h, &self.norms.before, eps);
         let q = room(&mut s.q, rows * self.q.rows());
-        let k = room(&mut s.k, rows * self.k.rows());
-        let v = room(&mut s.v, rows * self.v.rows());
+        let (k_width, v_width) = config.kv_widths();
+        let k = room(&mut s.k, rows * k_width);
+        let v = room(&mut s.v, rows * v_width);
         let job = |matrix, out| Job { matrix, rows: Rows::All, out, add: false };
-        matmul(team, &s.x, &mut [job(&self.q, &mut *q), job(&self.k, &mut *k), job(&self.v, &mut *v)]);
-        par_rows(team, (&mut *q, self.q.rows()), (&mut *k, self.k.rows()), |row, q, k| {
+        let q_job = job(&self.q, &mut *q);
+        match (&self.k, &self.v) {
+            (Some(k_matrix), Some(v_matrix)) => {
+                matmul(team, &s.x, &mut [q_job, job(k_matrix, &mut *k), job(v_matrix, &mut *v)]);
+            }
+            (Some(k_matrix), None) => matmul(team, &s.x, &mut [q_job, job(k_matrix, &mut *k)]),
+            (None, _) => matmul(team, &s.x, &mut [q_job]),
+        }
+        let keys_as_values = config.source == KvSource::KeysAsValues;
+        if v_width > 0 && (keys_as_values || config.v_norm) {
+            par_rows(team, (&mut *v, v_width), (&mut *k, k_width), |_, v, k| {
+                if keys_as_values {
+                    v.copy_from_slice(k);
+                }
+                if config.v_norm {
+                    rms_norm_unweighted(v, config.v_dim, eps);
+                }
+            });
+        }
+        par_rows(team, (&mut *q, self.q.rows()), (&mut *k, k_width), |row, q, k| {
             self.place(config, eps, ropes, positions[row] as usize, q, k);
         });
 
@@ -57,8 +78,12 @@ impl Attention {
         let heads = room(&mut s.heads, rows * config.out_width());
         for (i, segment) in context.rows.segments.iter().enumerate() {
             let part = |width: usize| segment.first * width..(segment.first + segment.rows) * width;
-            let LayerState::Attention(kv) = &mut caches.get(i).layers[layer];
-            kv.write(segment.base, &k[part(self.k.rows())], &v[part(self.v.rows())]);
+            let layers = &mut caches.get(i).layers;
+            if let LayerState::Attention(kv) = &mut layers[layer] {
+                kv.write(segment.base, &k[part(k_width)], &v[part(v_width)]);
+            }
+            // The source of a shared cache came before: it holds the rows of this pass too.
+            let LayerState::Attention(kv) = &layers[context.config.kv_layer(layer)] else { continue };
             let out = &mut heads[part(config.out_width())];
             attention(
                 team,

@@ -3,16 +3,55 @@
 //! Pairs of row and expert are grouped by expert, so that each expert's weights are read once for
 //! all its rows; a row adds its experts up in the order of its own preference, whatever the group.
 
-use super::{Context, Gated, Scratch, add_normed, room};
-use crate::config::{MlpConfig, Routing};
-use leveret_kernels::ops::{add_scaled, log_sum_exp, softmax};
+use super::{Context, Gated, Scratch, add_normed, fill_normed, room};
+use crate::config::{ExpertsConfig, MlpConfig, Routing};
+use leveret_kernels::ops::{add_assign, add_scaled, log_sum_exp, softmax};
 use leveret_kernels::{Job, Matrix, Rows, matmul, par_rows};
 
 /// Router and experts of one layer.
 #[derive(Debug)]
 pub(crate) struct Experts<M = Matrix> {
     pub(crate) router: M,
+    /// The router reads the residual stream by way of this norm.
+    pub(crate) router_norm: Option<Vec<f32>>,
+    /// A factor on the weight of each expert.
+    pub(crate) scales: Option<Vec<f32>>,
     pub(crate) experts: Vec<Gated<M>>,
+}
+
+/// A dense MLP and experts that read the same residual stream, each with norms of its own.
+#[derive(Debug)]
+pub(crate) struct Beside<M = Matrix> {
+    pub(crate) dense: Gated<M>,
+    pub(crate) dense_after: Vec<f32>,
+    pub(crate) experts: Experts<M>,
+    pub(crate) experts_before: Vec<f32>,
+    pub(crate) experts_after: Vec<f32>,
+}
+
+impl Beside {
+    /// Adds the output to `h`; `s.x` holds the normed rows for the dense MLP.
+    pub(crate) fn run(
+        &self,
+        context: &Context<'_>,
+        config: &MlpConfig,
+        after: Option<&[f32]>,
+        h: &mut [f32],
+        s: &mut Scratch,
+    ) {
+        let mut memory = std::mem::take(&mut s.both);
+        let both = room(&mut memory, h.len());
+        both.fill(0.0);
+        self.dense.run(context, config.activation, Some(&self.dense_after), both, s);
+        fill_normed(context.team, &mut s.x, h, &self.experts_before, context.config.norm_eps);
+        self.experts.route(context, config, h, s);
+        self.experts.run(context, config, Some(&self.experts_after), both, s);
+        match after {
+            Some(weight) => add_normed(context, both, weight, h),
+            None => add_assign(h, both),
+        }
+        s.both = memory;
+    }
 }
 
 /// Who goes where in one pass, grouped by expert.
@@ -33,7 +72,31 @@ pub(crate) struct Routes {
 }
 
 impl Experts {
-    /// Adds the output for the normed rows in `s.x` to `h`.
+    /// Chooses the experts of all rows; reads the normed rows in `s.x`, or the residual stream `h`.
+    pub(crate) fn route(&self, context: &Context<'_>, config: &MlpConfig, h: &[f32], s: &mut Scratch) {
+        let Some(experts) = config.experts else { return };
+        let (team, rows, used) = (context.team, s.x.rows(), experts.used);
+        let x = match &self.router_norm {
+            None => &s.x,
+            Some(norm) => {
+                fill_normed(team, &mut s.inner, h, norm, context.config.norm_eps);
+                &s.inner
+            }
+        };
+        let routes = &mut s.routes;
+        let logits = room(&mut routes.logits, rows * experts.count);
+        matmul(team, x, &mut [Job { matrix: &self.router, rows: Rows::All, out: logits, add: false }]);
+        let logits = &*logits;
+        let chosen = room(&mut routes.chosen, rows * used);
+        let weights = room(&mut routes.weights, rows * used);
+        par_rows(team, (chosen, used), (weights, used), |row, chosen, weights| {
+            let logits = &logits[row * experts.count..][..experts.count];
+            choose(logits, &experts, self.scales.as_deref(), chosen, weights);
+        });
+        routes.group(experts.count, used, rows);
+    }
+
+    /// Adds the output of the chosen experts for the normed rows in `s.x` to `h`.
     pub(crate) fn run(
         &self,
         context: &Context<'_>,
@@ -45,16 +108,6 @@ impl Experts {
         let Some(experts) = config.experts else { return };
         let (team, rows, used) = (context.team, s.x.rows(), experts.used);
         let routes = &mut s.routes;
-        let logits = room(&mut routes.logits, rows * experts.count);
-        matmul(team, &s.x, &mut [Job { matrix: &self.router, rows: Rows::All, out: logits, add: false }]);
-        let logits = &*logits;
-        let chosen = room(&mut routes.chosen, rows * used);
-        let weights = room(&mut routes.weights, rows * used);
-        par_rows(team, (chosen, used), (weights, used), |row, chosen, weights| {
-            choose(&logits[row * experts.count..][..experts.count], experts.routing, chosen, weights);
-        });
-        routes.group(experts.count, used, rows);
-
         let (pairs, width, hidden) = (rows * used, config.width, context.config.hidden);
         let gate = room(&mut s.gate, pairs * width);
         let up = room(&mut s.up, pairs * width);
@@ -137,7 +190,13 @@ impl Routes {
 }
 
 /// The experts with the largest logits, largest first, ties to the lower number, and their weights.
-fn choose(logits: &[f32], routing: Routing, chosen: &mut [u32], weights: &mut [f32]) {
+fn choose(
+    logits: &[f32],
+    config: &ExpertsConfig,
+    scales: Option<&[f32]>,
+    chosen: &mut [u32],
+    weights: &mut [f32],
+) {
     for slot in 0..chosen.len() {
         let free = |e: &usize| !chosen[..slot].contains(&(*e as u32));
         let better = |best: usize, e: usize| {
@@ -149,12 +208,15 @@ fn choose(logits: &[f32], routing: Routing, chosen: &mut [u32], weights: &mut [f
         chosen[slot] = best as u32;
         weights[slot] = logits[best];
     }
-    match routing {
+    match config.routing {
         Routing::SoftmaxChosen => softmax(weights),
         Routing::SoftmaxAll => {
             let all = log_sum_exp(logits);
             weights.iter_mut().for_each(|w| *w = (*w - all).exp());
         }
+    }
+    if let Some(scales) = scales {
+        weights.iter_mut().zip(chosen).for_each(|(w, &mut e)| *w *= scales[e as usize]);
     }
 }
 

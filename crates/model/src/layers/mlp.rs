@@ -1,6 +1,6 @@
 //! The MLP block: norm, gated projections (dense or of chosen experts), projection back.
 
-use super::{Context, Experts, NormWeights, Scratch, fill_normed, project, room};
+use super::{Beside, Context, Experts, NormWeights, Scratch, fill_normed, project, room};
 use crate::config::Activation;
 use leveret_kernels::ops::{geglu_tanh, swiglu, swiglu_clamped};
 use leveret_kernels::{Job, Matrix, Rows, matmul};
@@ -12,11 +12,12 @@ pub(crate) struct Mlp<M = Matrix> {
     pub(crate) kind: MlpKind<M>,
 }
 
-/// One gated MLP for all rows, or many to choose from.
+/// One gated MLP for all rows, many to choose from, or both.
 #[derive(Debug)]
 pub(crate) enum MlpKind<M = Matrix> {
     Dense(Gated<M>),
     Experts(Experts<M>),
+    Beside(Box<Beside<M>>),
 }
 
 /// `down(activation(gate x, up x))`.
@@ -25,6 +26,12 @@ pub(crate) struct Gated<M = Matrix> {
     pub(crate) gate: M,
     pub(crate) up: M,
     pub(crate) down: M,
+}
+
+impl<M> Gated<M> {
+    pub(crate) fn matrices(&self) -> [&M; 3] {
+        [&self.gate, &self.up, &self.down]
+    }
 }
 
 impl Activation {
@@ -48,13 +55,18 @@ impl Mlp {
         let after = self.norms.after.as_deref();
         match &self.kind {
             MlpKind::Dense(dense) => dense.run(context, config.activation, after, h, s),
-            MlpKind::Experts(experts) => experts.run(context, config, after, h, s),
+            MlpKind::Experts(experts) => {
+                experts.route(context, config, h, s);
+                experts.run(context, config, after, h, s);
+            }
+            MlpKind::Beside(both) => both.run(context, config, after, h, s),
         }
     }
 }
 
 impl Gated {
-    fn run(
+    /// Adds the output for the normed rows in `s.x` to `h`.
+    pub(super) fn run(
         &self,
         context: &Context<'_>,
         activation: Activation,

@@ -5,12 +5,16 @@
 
 mod attention;
 mod experts;
+mod layer;
 mod mlp;
+mod per_layer;
 mod rope;
 
 pub(crate) use attention::Attention;
-pub(crate) use experts::Experts;
+pub(crate) use experts::{Beside, Experts};
+pub(crate) use layer::Layer;
 pub(crate) use mlp::{Gated, Mlp, MlpKind};
+pub(crate) use per_layer::{PerLayerGate, PerLayerInputs};
 pub(crate) use rope::RopeTable;
 
 use crate::cache::Sequence;
@@ -86,6 +90,10 @@ pub(crate) struct Scratch {
     pub(crate) gate: Vec<f32>,
     pub(crate) up: Vec<f32>,
     pub(crate) routes: experts::Routes,
+    /// Sum of a dense MLP and the experts beside it.
+    pub(crate) both: Vec<f32>,
+    /// Inputs of the layers for each row, `[rows][layers][width]`.
+    pub(crate) per_layer: Vec<f32>,
 }
 
 /// The caches of a pass, in the order of its segments.

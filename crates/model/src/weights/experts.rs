@@ -18,7 +18,18 @@ impl<P: Pack> Loader<'_, P> {
         name: &dyn Fn(&str) -> String,
     ) -> Result<Vec<Gated<P::Matrix>>> {
         let (hidden, width) = (self.config.hidden, mlp.width);
-        match self.config.names.experts {
+        let layouts = self.config.names.experts;
+        let has = |suffix: String| self.tensors.source.has(&name(&suffix));
+        let present = |layout: &&ExpertNames| match layout {
+            ExpertNames::Each { experts, gate, .. } => has(format!("{experts}0.{gate}.weight")),
+            ExpertNames::Stacked { gate, .. } => has(format!("{gate}.weight")),
+            ExpertNames::Fused { gate_up, .. } => has((*gate_up).into()),
+            ExpertNames::Alternating { gate_up, .. } => {
+                has((*gate_up).into()) || has(format!("{gate_up}_blocks"))
+            }
+        };
+        let layout = layouts.iter().find(present).unwrap_or(&layouts[0]);
+        match *layout {
             ExpertNames::Each { experts, gate, up, down } => (0..count)
                 .map(|e| {
                     let name = |part: &str| name(&format!("{experts}{e}.{part}"));
@@ -36,6 +47,7 @@ impl<P: Pack> Loader<'_, P> {
                 let parts = gates.into_iter().zip(ups).zip(downs);
                 Ok(parts.map(|((gate, up), down)| Gated { gate, up, down }).collect())
             }
+            ExpertNames::Fused { gate_up, down } => self.fused(&name(gate_up), &name(down), count, width),
             ExpertNames::Alternating { gate_up, down } => {
                 self.alternating(&name(gate_up), &name(down), count, width)
             }
@@ -63,6 +75,35 @@ impl<P: Pack> Loader<'_, P> {
         let matrices = matrices.collect::<Result<_>>()?;
         self.tensors.source.release(&name);
         Ok(matrices)
+    }
+
+    /// `gate_up` `[count, 2 * width, hidden]`, gate rows first, and `down` `[count, hidden, width]`.
+    fn fused(&self, gate_up: &str, down: &str, count: usize, width: usize) -> Result<Vec<Gated<P::Matrix>>> {
+        let hidden = self.config.hidden;
+        let inner = self.tensors.tensor(gate_up, &[count, 2 * width, hidden])?;
+        let outer = self.tensors.tensor(down, &[count, hidden, width])?;
+        let (half, whole) = (inner.bytes.len() / (2 * count), outer.bytes.len() / count);
+        let (rows, cols) = (width, hidden);
+        let gate_or_up = |place: usize| {
+            let bytes = &inner.bytes[place * half..][..half];
+            self.tensors.pack(gate_up, MatrixShape { ty: inner.ty, rows, cols }, bytes, None)
+        };
+        let expert = |e: usize| {
+            let bytes = &outer.bytes[e * whole..][..whole];
+            Ok(Gated {
+                gate: gate_or_up(2 * e)?,
+                up: gate_or_up(2 * e + 1)?,
+                down: self.tensors.pack(
+                    down,
+                    MatrixShape { ty: outer.ty, rows: hidden, cols: width },
+                    bytes,
+                    None,
+                )?,
+            })
+        };
+        let experts = (0..count).map(expert).collect::<Result<_>>()?;
+        [gate_up, down].iter().for_each(|name| self.tensors.source.release(name));
+        Ok(experts)
     }
 
     /// Experts whose gate and up rows alternate in one tensor, as floats `[in, out]` or as MXFP4.

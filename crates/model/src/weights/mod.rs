@@ -11,8 +11,12 @@ pub(crate) use pack::{MatrixShape, Measure, Pack, Repack};
 pub(crate) use tensors::Tensors;
 
 use crate::Result;
-use crate::config::{AttentionConfig, Config, ExpertsConfig, Head, MlpConfig, Presence};
-use crate::layers::{Attention, Experts, Gated, Mlp, MlpKind, NormWeights};
+use crate::config::{
+    AttentionConfig, Config, DenseBeside, ExpertsConfig, Head, KvSource, MlpConfig, PerLayerConfig, Presence,
+};
+use crate::layers::{
+    Attention, Beside, Experts, Gated, Layer, Mlp, MlpKind, NormWeights, PerLayerGate, PerLayerInputs,
+};
 use crate::load::Source;
 use leveret_kernels::{ElementType, Matrix};
 use std::sync::Arc;
@@ -38,14 +42,8 @@ pub(crate) struct Weights<M = Matrix> {
     /// Absent: the embedding serves.
     pub(crate) head: Option<Arc<M>>,
     pub(crate) final_norm: Vec<f32>,
+    pub(crate) per_layer: Option<PerLayerInputs<M>>,
     pub(crate) layers: Vec<Layer<M>>,
-}
-
-/// The weights of one layer.
-#[derive(Debug)]
-pub(crate) struct Layer<M = Matrix> {
-    pub(crate) attention: Attention<M>,
-    pub(crate) mlp: Mlp<M>,
 }
 
 /// Loads the weights that `config` describes.
@@ -67,10 +65,12 @@ pub(crate) fn load<P: Pack>(
     // The largest matrix first: two copies of it are in memory while nothing else is.
     let embedding = loader.tensors.matrix(&embedding_name, config.vocab, config.hidden, Presence::No)?;
     let head = loader.head()?;
+    let per_layer = config.per_layer.map(|per_layer| loader.per_layer_inputs(per_layer)).transpose()?;
     let layer = |i| loader.layer(i);
     Ok(Weights {
         embedding: Arc::new(embedding),
         head: head.map(Arc::new),
+        per_layer,
         final_norm: loader.tensors.norm(&format!("{prefix}{}.weight", names.final_norm), config.hidden)?,
         layers: (0..config.layers.len()).map(layer).collect::<Result<_>>()?,
     })
@@ -114,6 +114,35 @@ impl<P: Pack> Loader<'_, P> {
                 &name,
                 NormWeights { before: norm(names.mlp_norm)?, after: post_norm(names.mlp_post_norm)? },
             )?,
+            per_layer: self.config.per_layer.map(|part| self.per_layer_gate(part, &name)).transpose()?,
+            output_scale: match layer.output_scale {
+                true => self.tensors.vector(&name(names.output_scale), &[1])?.first().copied(),
+                false => None,
+            },
+        })
+    }
+
+    fn per_layer_inputs(&self, part: PerLayerConfig) -> Result<PerLayerInputs<P::Matrix>> {
+        let (names, hidden) = (&self.config.names.per_layer, self.config.hidden);
+        let name = |name: &str| format!("{}{name}", self.prefix);
+        let width = self.config.layers.len() * part.width;
+        Ok(PerLayerInputs {
+            table: self.tensors.matrix(&name(names.table), part.vocab, width, Presence::No)?,
+            projection: self.tensors.matrix(&name(names.projection), width, hidden, Presence::No)?,
+            norm: self.tensors.norm(&format!("{}.weight", name(names.norm)), part.width)?,
+        })
+    }
+
+    fn per_layer_gate(
+        &self,
+        part: PerLayerConfig,
+        name: &dyn Fn(&str) -> String,
+    ) -> Result<PerLayerGate<P::Matrix>> {
+        let (names, hidden) = (&self.config.names.per_layer, self.config.hidden);
+        Ok(PerLayerGate {
+            gate: self.tensors.matrix(&name(names.gate), part.width, hidden, Presence::No)?,
+            out: self.tensors.matrix(&name(names.out), hidden, part.width, Presence::No)?,
+            post_norm: self.tensors.norm(&format!("{}.weight", name(names.post_norm)), hidden)?,
         })
     }
 
@@ -124,17 +153,22 @@ impl<P: Pack> Loader<'_, P> {
         norms: NormWeights,
     ) -> Result<Attention<P::Matrix>> {
         let (names, hidden) = (&self.config.names, self.config.hidden);
-        let head_norm = |suffix: &str| {
-            a.qk_norm.then(|| self.tensors.norm(&format!("{}.weight", name(suffix)), a.k_dim)).transpose()
+        let head_norm = |suffix: &str, present: bool| {
+            present.then(|| self.tensors.norm(&format!("{}.weight", name(suffix)), a.k_dim)).transpose()
+        };
+        let (k_width, v_width) = a.kv_widths();
+        let has_keys = !matches!(a.source, KvSource::Layer(_));
+        let matrix = |suffix: &str, width: usize, present: bool| {
+            present.then(|| self.tensors.matrix(&name(suffix), width, hidden, a.qkv_bias)).transpose()
         };
         Ok(Attention {
             norms,
             q: self.tensors.matrix(&name(names.q), a.q_width(), hidden, a.qkv_bias)?,
-            k: self.tensors.matrix(&name(names.k), a.kv_heads * a.k_dim, hidden, a.qkv_bias)?,
-            v: self.tensors.matrix(&name(names.v), a.kv_heads * a.v_dim, hidden, a.qkv_bias)?,
+            k: matrix(names.k, k_width, has_keys)?,
+            v: matrix(names.v, v_width, a.source == KvSource::Own)?,
             o: self.tensors.matrix(&name(names.o), hidden, a.out_width(), a.out_bias)?,
-            q_norm: head_norm(names.q_norm)?,
-            k_norm: head_norm(names.k_norm)?,
+            q_norm: head_norm(names.q_norm, a.qk_norm)?,
+            k_norm: head_norm(names.k_norm, a.qk_norm && has_keys)?,
             sinks: a.sinks.then(|| self.tensors.vector(&name(names.sinks), &[a.heads])).transpose()?,
         })
     }
@@ -146,27 +180,58 @@ impl<P: Pack> Loader<'_, P> {
         norms: NormWeights,
     ) -> Result<Mlp<P::Matrix>> {
         let (names, hidden) = (&self.config.names, self.config.hidden);
+        let norm = |suffix: &str| self.tensors.norm(&format!("{}.weight", name(suffix)), hidden);
         let kind = match mlp.experts {
-            None => MlpKind::Dense(Gated {
-                gate: self.tensors.matrix(&name(names.gate), mlp.width, hidden, mlp.bias)?,
-                up: self.tensors.matrix(&name(names.up), mlp.width, hidden, mlp.bias)?,
-                down: self.tensors.matrix(&name(names.down), hidden, mlp.width, mlp.bias)?,
-            }),
-            Some(experts) => MlpKind::Experts(Experts {
-                router: self.router(&name(names.router), experts)?,
-                experts: self.experts(mlp, experts.count, name)?,
-            }),
+            None => MlpKind::Dense(self.dense(mlp.width, mlp.bias, name)?),
+            Some(experts @ ExpertsConfig { dense: None, .. }) => {
+                MlpKind::Experts(self.mixture(mlp, experts, name)?)
+            }
+            Some(experts @ ExpertsConfig { dense: Some(DenseBeside::Normed { width }), .. }) => {
+                MlpKind::Beside(Box::new(Beside {
+                    dense: self.dense(width, mlp.bias, name)?,
+                    dense_after: norm(names.dense_post_norm)?,
+                    experts: self.mixture(mlp, experts, name)?,
+                    experts_before: norm(names.experts_norm)?,
+                    experts_after: norm(names.experts_post_norm)?,
+                }))
+            }
         };
         Ok(Mlp { norms, kind })
     }
 
-    /// Routers keep their precision: a rounded one would choose other experts.
-    fn router(&self, name: &str, experts: ExpertsConfig) -> Result<P::Matrix> {
-        let exact = match self.tensors.precision {
+    fn dense(&self, width: usize, bias: Presence, name: &dyn Fn(&str) -> String) -> Result<Gated<P::Matrix>> {
+        let (names, hidden) = (&self.config.names, self.config.hidden);
+        Ok(Gated {
+            gate: self.tensors.matrix(&name(names.gate), width, hidden, bias)?,
+            up: self.tensors.matrix(&name(names.up), width, hidden, bias)?,
+            down: self.tensors.matrix(&name(names.down), hidden, width, bias)?,
+        })
+    }
+
+    fn mixture(
+        &self,
+        mlp: &MlpConfig,
+        experts: ExpertsConfig,
+        name: &dyn Fn(&str) -> String,
+    ) -> Result<Experts<P::Matrix>> {
+        let (names, hidden) = (&self.config.names, self.config.hidden);
+        // Routers keep their precision: a rounded one would choose other experts.
+        let precision = match self.tensors.precision {
             Precision::Quantize(_) => Precision::AsStored,
             other => other,
         };
-        let tensors = Tensors { precision: exact, ..self.tensors };
-        tensors.matrix(name, experts.count, self.config.hidden, experts.router_bias.into())
+        let exact = Tensors { precision, ..self.tensors };
+        let vector = |suffix: &str, len: usize| {
+            experts.scaled.then(|| self.tensors.vector(&name(suffix), &[len])).transpose()
+        };
+        // The router's input is divided by the root of its width; the norm's weights take that in.
+        let root = (hidden as f64).sqrt() as f32;
+        let router_norm = vector(names.router_scale, hidden)?;
+        Ok(Experts {
+            router: exact.matrix(&name(names.router), experts.count, hidden, experts.router_bias.into())?,
+            router_norm: router_norm.map(|scale| scale.into_iter().map(|s| s / root).collect()),
+            scales: vector(names.expert_scales, experts.count)?,
+            experts: self.experts(mlp, experts.count, name)?,
+        })
     }
 }

@@ -1,0 +1,37 @@
+//! One decoder layer: its parts one after the other on the residual stream.
+
+use super::{Attention, Caches, Context, Mlp, PerLayerGate, Scratch};
+use leveret_kernels::ops::scale;
+use leveret_kernels::{Matrix, par_rows};
+
+/// The weights of one layer.
+#[derive(Debug)]
+pub(crate) struct Layer<M = Matrix> {
+    pub(crate) attention: Attention<M>,
+    pub(crate) mlp: Mlp<M>,
+    pub(crate) per_layer: Option<PerLayerGate<M>>,
+    /// Factor on the residual stream after the layer.
+    pub(crate) output_scale: Option<f32>,
+}
+
+impl Layer {
+    /// Takes the residual stream `h` of all rows through layer number `layer`.
+    pub(crate) fn run(
+        &self,
+        context: &Context<'_>,
+        layer: usize,
+        caches: &mut dyn Caches,
+        h: &mut [f32],
+        s: &mut Scratch,
+    ) {
+        self.attention.run(context, layer, caches, h, s);
+        self.mlp.run(context, layer, h, s);
+        if let Some(gate) = &self.per_layer {
+            gate.run(context, layer, context.config.layers[layer].mlp.activation, h, s);
+        }
+        if let Some(factor) = self.output_scale {
+            let width = context.config.hidden;
+            par_rows(context.team, (h, width), (&mut [] as &mut [f32], 0), |_, row, _| scale(row, factor));
+        }
+    }
+}
