@@ -6,8 +6,7 @@
 
 use anyhow::{Result, bail};
 use leveret_model::{Cache, LogitRows, Pass, Target};
-use leveret_spec::drafters::SuffixDrafter;
-use leveret_spec::{CostCurve, Options, Request, SamplingParams, Session};
+use leveret_spec::{CostCurve, Drafter, Options, Request, SamplingParams, Session};
 
 /// Rows of a verification pass that are checked.
 pub const PASS_ROWS: [usize; 7] = [1, 2, 3, 5, 8, 13, 32];
@@ -231,8 +230,8 @@ pub struct Compared {
     pub accepted: usize,
 }
 
-/// Writes the continuation of `prompt` without a drafter and with one that drafts whenever it can,
-/// and compares the token ids.
+/// Writes the continuation of `prompt` without a drafter and with `drafter`, as far as it can
+/// guess, and compares the token ids.
 ///
 /// # Errors
 /// The first token that differs, or a session that fails.
@@ -240,6 +239,7 @@ pub fn check_text<T: Target>(
     target: &mut T,
     prompt: &[u32],
     params: &SamplingParams,
+    drafter: Option<Box<dyn Drafter>>,
     end_tokens: &[u32],
     what: &str,
 ) -> Result<Compared> {
@@ -251,7 +251,7 @@ pub fn check_text<T: Target>(
     let request = |drafter| Request { prompt: prompt.to_vec(), params: params.clone(), drafter, text: None };
     let mut plain = Session::new(target, request(None), options()?)?;
     plain.run(target)?;
-    let mut drafted = Session::new(target, request(Some(Box::new(SuffixDrafter::default()))), options()?)?;
+    let mut drafted = Session::new(target, request(drafter), options()?)?;
     drafted.run(target)?;
 
     let (expected, found) = (plain.output(), drafted.output());

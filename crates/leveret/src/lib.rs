@@ -6,6 +6,7 @@
 pub mod catalogue;
 mod cli;
 mod commands;
+mod drafter;
 pub mod law;
 mod model;
 mod plot;

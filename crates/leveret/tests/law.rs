@@ -10,6 +10,7 @@ use leveret::prompts::{self, Prompt};
 use leveret_model::formats::Safetensors;
 use leveret_model::template::ChatTemplate;
 use leveret_model::{Error, Files, LoadOptions, Model, Source};
+use leveret_spec::drafters::SuffixDrafter;
 use serde_json::{Map, json};
 
 /// Prompts that are continued.
@@ -82,8 +83,15 @@ fn tokens_do_not_depend_on_the_drafter() {
     for i in 0..PROMPTS {
         let (name, ids) = &short[i * short.len() / PROMPTS];
         for (how, params) in samplings(i as u64, TOKENS) {
-            let seen =
-                check_text(&mut model, ids, &params, tokenizer.end_ids(), &format!("{name}, {how}")).unwrap();
+            let seen = check_text(
+                &mut model,
+                ids,
+                &params,
+                Some(Box::new(SuffixDrafter::default())),
+                tokenizer.end_ids(),
+                &format!("{name}, {how}"),
+            )
+            .unwrap();
             sum.tokens += seen.tokens;
             sum.drafted += seen.drafted;
             sum.accepted += seen.accepted;

@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use leveret_model::{Model, Source, Target};
-use leveret_spec::drafters::SuffixDrafter;
-use leveret_spec::{Drafter, FinishReason, Options, Request, Session};
+use leveret_spec::{FinishReason, Options, Request, Session};
 use serde_json::{Value, json};
 
 use super::sampling::SamplingArgs;
 use crate::cli::Usage;
-use crate::model::{self, CONTEXT, EngineArgs, Loaded};
+use crate::drafter::DrafterArgs;
+use crate::model::{self, CONTEXT, EngineArgs};
 
 /// Write the text that follows a prompt.
 #[derive(Debug, clap::Args)]
@@ -37,14 +37,13 @@ pub(crate) struct Args {
     /// A system message before the prompt.
     #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
     system: Option<String>,
-    /// What guesses ahead. The text is the same with each; only the speed differs.
-    #[arg(long, value_enum, default_value = "auto")]
-    drafter: DrafterKind,
     /// What to write to standard output.
     #[arg(long, short, value_enum, default_value = "text")]
     output: Output,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    drafter: DrafterArgs,
     #[command(flatten)]
     engine: EngineArgs,
 }
@@ -59,27 +58,6 @@ Examples:
 The JSON object has: model, prompt_ids, ids, text, finish_reason (stop, length, interrupted),
 prompt_seconds, decode_seconds, tokens_per_second, rounds, drafted, accepted; with --logprobs
 also logprobs. Exit codes: 0 done, 1 error, 2 usage, 130 interrupted.";
-
-/// What guesses ahead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DrafterKind {
-    /// Nothing: plain decoding.
-    None,
-    /// The best that is there for the model; today the suffix drafter.
-    Auto,
-    /// Repetitions of earlier text.
-    Suffix,
-}
-
-impl DrafterKind {
-    /// A drafter for one session.
-    pub(crate) fn build(self) -> Option<Box<dyn Drafter>> {
-        match self {
-            Self::None => None,
-            Self::Auto | Self::Suffix => Some(Box::new(SuffixDrafter::default())),
-        }
-    }
-}
 
 /// What standard output carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -99,7 +77,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let prompt = read_prompt(args)?;
     let source = model::open(args.model.as_deref())?;
-    let Loaded { mut model, words } = model::load(&source, &args.engine.load_options())?;
+    let mut loaded = model::load(&source, &args.engine.load_options())?;
+    let drafters = args.drafter.drafter.load(&loaded)?;
+    let (model, words) = (&mut loaded.model, &loaded.words);
     if words.template.is_none() && !args.raw {
         eprintln!("{}: has no chat template; the prompt is continued as it stands", source.path().display());
     }
@@ -114,11 +94,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let prompt_ids = ids.clone();
     let request =
-        Request { prompt: ids, params, drafter: args.drafter.build(), text: Some(words.detokenizer()) };
-    let mut session = Session::new(&model, request, options)?;
+        Request { prompt: ids, params, drafter: drafters.build()?, text: Some(words.detokenizer()) };
+    let mut session = Session::new(model, request, options)?;
 
     let interrupted = watch_for_interrupt()?;
-    write(&mut session, &mut model, args.output, &interrupted)?;
+    write(&mut session, model, args.output, &interrupted)?;
     let stopped = interrupted.load(Relaxed) && session.finish_reason().is_none();
     if args.output == Output::Json {
         let object = report(&session, &source, prompt_ids, stopped)?;

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use leveret_model::{LoadOptions, Model, Source};
 
+use crate::drafter::{DrafterArgs, DrafterSpec};
 use crate::law::{Compared, Reference, check_text, samplings};
-use crate::model::{self, EngineArgs, Loaded, positive};
+use crate::model::{self, EngineArgs, positive};
 use crate::prompts::{self, Prompt};
 
 /// Compare logits bits and token ids whatever the rows, chunks, threads and drafter.
@@ -32,6 +33,8 @@ pub(crate) struct Args {
     #[arg(long)]
     only_tokens: bool,
     #[command(flatten)]
+    drafter: DrafterArgs,
+    #[command(flatten)]
     engine: EngineArgs,
 }
 
@@ -47,7 +50,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         check_bits(&source, &options, &list)?;
     }
     if !args.only_bits {
-        check_tokens(&source, &options, &list, args.max_tokens)?;
+        check_tokens(&source, &options, &args.drafter.drafter, &list, args.max_tokens)?;
     }
     writeln!(std::io::stdout(), "law holds: {}", source.path().display())?;
     Ok(ExitCode::SUCCESS)
@@ -80,8 +83,16 @@ fn check_bits(source: &Source, options: &LoadOptions, list: &[Prompt]) -> Result
 }
 
 /// Token ids with and without drafter.
-fn check_tokens(source: &Source, options: &LoadOptions, list: &[Prompt], max_tokens: usize) -> Result<()> {
-    let Loaded { mut model, words } = model::load(source, options)?;
+fn check_tokens(
+    source: &Source,
+    options: &LoadOptions,
+    drafter: &DrafterSpec,
+    list: &[Prompt],
+    max_tokens: usize,
+) -> Result<()> {
+    let mut loaded = model::load(source, options)?;
+    let drafters = drafter.load(&loaded)?;
+    let (model, words) = (&mut loaded.model, &loaded.words);
     let mut sums = [Compared::default(); 3];
     for (i, prompt) in list.iter().enumerate() {
         let ids = if prompt.raw {
@@ -91,7 +102,7 @@ fn check_tokens(source: &Source, options: &LoadOptions, list: &[Prompt], max_tok
         };
         for ((name, params), sum) in samplings(i as u64, max_tokens).into_iter().zip(&mut sums) {
             let what = format!("prompt {}, {name}", prompt.name);
-            let seen = check_text(&mut model, &ids, &params, words.tokenizer.end_ids(), &what)?;
+            let seen = check_text(model, &ids, &params, drafters.build()?, words.tokenizer.end_ids(), &what)?;
             sum.tokens += seen.tokens;
             sum.drafted += seen.drafted;
             sum.accepted += seen.accepted;

@@ -7,6 +7,7 @@ use anyhow::Result;
 use leveret_model::golden::{Checkpoint, Closeness, Golden};
 use leveret_model::{Error, KvType, LoadOptions, Model, Precision, Source};
 use leveret_spec::SamplingParams;
+use leveret_spec::drafters::SuffixDrafter;
 
 use super::fixture;
 use super::report::Report;
@@ -66,7 +67,7 @@ fn compare_checkpoint(
         let Ok(ids) = fixture::ids(&prompt["prompt_ids"]) else { continue };
         let params = SamplingParams { max_tokens: Some(32), ..SamplingParams::default() };
         let what = format!("{layout} p{i}.greedy, suffix drafter");
-        match check_text(&mut model, &ids, &params, &[], &what) {
+        match check_text(&mut model, &ids, &params, Some(Box::new(SuffixDrafter::default())), &[], &what) {
             Ok(seen) => report.count(&what, seen.tokens, &[]),
             Err(error) => report.failed(&what, &error.to_string()),
         }
