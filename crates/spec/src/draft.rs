@@ -2,6 +2,8 @@
 //!
 //! Drafters write it, control cuts it, verification walks it. A chain is a tree without branches.
 
+use crate::sampler::Distribution;
+
 /// One proposed token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Node {
@@ -14,6 +16,17 @@ pub struct Node {
     /// Estimated probability that the node is accepted, and so all its ancestors too.
     /// In 0..=1 and at most the parent's.
     pub chance: f32,
+}
+
+/// Draws from one distribution for the place after one node.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Draws {
+    /// Node that they follow; `None` for the committed text.
+    pub parent: Option<usize>,
+    /// The tokens, in the order of the draws; none was drawn twice.
+    pub tokens: Vec<u32>,
+    /// What they were drawn from, without replacement.
+    pub law: Vec<(u32, f64)>,
 }
 
 /// Proposed tokens of one round. Parents precede children, and siblings differ in their token,
@@ -31,6 +44,7 @@ pub struct Node {
 #[derive(Debug, Clone, Default)]
 pub struct Draft {
     nodes: Vec<Node>,
+    draws: Vec<Draws>,
     /// Scratch of [`retain`](Self::retain): where each old node went.
     moved: Vec<Option<usize>>,
 }
@@ -44,6 +58,7 @@ impl Draft {
     /// Removes all nodes; keeps the memory.
     pub fn clear(&mut self) {
         self.nodes.clear();
+        self.draws.clear();
     }
 
     /// All nodes, parents before children.
@@ -69,8 +84,64 @@ impl Draft {
     /// Adds `token` after `parent` and returns its index. Where `parent` has that child already,
     /// returns the child, with the greater of both chances. `chance` is brought into its range.
     ///
-    /// Returns `None`, and adds nothing, when there is no node `parent`.
+    /// Returns `None`, and adds nothing, when there is no node `parent`, or when other tokens were
+    /// drawn for this place.
     pub fn push(&mut self, token: u32, parent: Option<usize>, chance: f32) -> Option<usize> {
+        match self.child(parent, token) {
+            None if self.draws_after(parent).is_some() => None,
+            _ => self.add(token, parent, chance),
+        }
+    }
+
+    /// Adds `tokens` after `parent`, which were drawn from `law` without replacement, and writes
+    /// their indices to `added`. `chances` are the estimates, one for each.
+    ///
+    /// Verification by rejection or block makes use of the law, and relies on it: whether these
+    /// tokens are proposed must hang only on the law and on what was there before the draw.
+    /// Such a draft is verified as it is, and a node has either draws after it or other tokens.
+    /// Adds nothing when there is no node `parent`, or when something follows it already.
+    pub fn push_drawn(
+        &mut self,
+        tokens: &[u32],
+        parent: Option<usize>,
+        chances: &[f32],
+        law: &Distribution,
+        added: &mut Vec<usize>,
+    ) {
+        added.clear();
+        if self.nodes.iter().any(|n| n.parent == parent) {
+            return;
+        }
+        added.extend(
+            tokens.iter().zip(chances).map_while(|(&token, &chance)| self.add(token, parent, chance)),
+        );
+        if !added.is_empty() {
+            let tokens = tokens[..added.len()].to_vec();
+            self.draws.push(Draws { parent, tokens, law: law.to_vec() });
+        }
+    }
+
+    /// The draws after `parent`, if there are any.
+    pub fn draws_after(&self, parent: Option<usize>) -> Option<&Draws> {
+        self.draws.iter().find(|draws| draws.parent == parent)
+    }
+
+    /// All draws, in the order in which they were added.
+    pub fn draws(&self) -> &[Draws] {
+        &self.draws
+    }
+
+    /// Whether any token was drawn.
+    pub fn has_draws(&self) -> bool {
+        !self.draws.is_empty()
+    }
+
+    /// The tokens that are proposed after `parent`.
+    pub fn tokens_after(&self, parent: Option<usize>) -> impl Iterator<Item = u32> {
+        self.nodes.iter().filter(move |n| n.parent == parent).map(|n| n.token)
+    }
+
+    fn add(&mut self, token: u32, parent: Option<usize>, chance: f32) -> Option<usize> {
         let (depth, ceiling) = match parent {
             Some(p) => self.nodes.get(p).map(|node| (node.depth + 1, node.chance))?,
             None => (1, 1.0),
@@ -108,6 +179,18 @@ impl Draft {
             }
         }
         self.nodes.truncate(kept);
+        self.draws.retain_mut(|draws| match draws.parent.map(|p| self.moved[p]) {
+            Some(None) => false,
+            parent => {
+                draws.parent = parent.flatten();
+                let stays =
+                    |&token: &u32| self.nodes.iter().any(|n| n.parent == draws.parent && n.token == token);
+                // Draws after one that is gone were from what it left: they are no use.
+                let kept = draws.tokens.iter().take_while(|&token| stays(token)).count();
+                draws.tokens.truncate(kept);
+                kept > 0
+            }
+        });
     }
 }
 
@@ -149,6 +232,25 @@ mod tests {
                 prop_assert!(same.any(|(i, old)| keep[i] && old.token == node.token && old.depth == node.depth));
             }
         }
+    }
+
+    #[test]
+    fn draws_have_their_place_alone() {
+        let (mut draft, mut added) = (Draft::new(), Vec::new());
+        let law = [(3, 0.25), (4, 0.75)];
+        let root = draft.push(1, None, 1.0);
+        draft.push_drawn(&[4, 3], None, &[0.5, 0.2], &law, &mut added);
+        assert!(added.is_empty() && !draft.has_draws(), "something follows the text already");
+        draft.push_drawn(&[4, 3], root, &[0.5, 0.2], &law, &mut added);
+        assert_eq!(added, [1, 2]);
+        assert_eq!((draft.push(9, root, 0.5), draft.push(3, root, 0.5)), (None, Some(2)));
+        draft.push(7, Some(2), 0.1);
+        assert_eq!(draft.draws_after(root).unwrap().tokens, [4, 3]);
+        assert_eq!(draft.tokens_after(Some(2)).collect::<Vec<_>>(), [7]);
+        draft.retain(|i, _| i != 2);
+        assert_eq!(draft.draws_after(root).unwrap().tokens, [4]);
+        draft.retain(|i, _| i != 0);
+        assert!(draft.is_empty() && !draft.has_draws());
     }
 
     fn check(draft: &Draft) -> Result<(), TestCaseError> {

@@ -19,7 +19,7 @@ mod stop;
 mod testing;
 pub mod verify;
 
-pub use draft::{Draft, Node};
+pub use draft::{Draft, Draws, Node};
 pub use drafter::{Context, Drafter, PassRows, Round, Worth};
 pub use error::{Error, Result};
 pub use price::{CostCurve, Price};
@@ -27,4 +27,4 @@ pub use sampler::{Choice, Distribution, Draw, DrawScratch, Noise, Sampler, Sampl
 pub use session::{Detokenizer, FinishReason, Options, Request, Session, Step};
 pub use stats::Stats;
 pub use stop::StopStrings;
-pub use verify::verify;
+pub use verify::{Accept, verify};

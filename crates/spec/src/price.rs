@@ -137,7 +137,13 @@ impl Price {
     /// For each size the best nodes are those of the greatest chance, and since a node is never
     /// more likely than its parent they form a tree. So one walk down that order finds the best
     /// size, for a cost curve of any shape.
+    ///
+    /// What was drawn must not be looked at by the decision whether to verify it,
+    /// so a draft of draws stays as it is: its drafter has paid attention to the price.
     pub fn trim(&mut self, draft: &mut Draft, base: usize) {
+        if draft.has_draws() {
+            return;
+        }
         let nodes = draft.nodes();
         self.order.clear();
         self.order.extend(0..nodes.len());

@@ -18,7 +18,7 @@ use crate::price::{CostCurve, Price};
 use crate::sampler::{Draw, Sampler, SamplingParams, TokenLogprobs};
 use crate::stats::Stats;
 use crate::stop::StopStrings;
-use crate::verify::verify;
+use crate::verify::{Accept, Judge, verify};
 
 /// Turns tokens into text, one after the other.
 pub trait Detokenizer: Send {
@@ -73,6 +73,8 @@ pub struct Options {
     /// Whether measured passes correct the curve's slope. Without, what is drafted, and so every
     /// count in [`Stats`], follows from text and curve alone.
     pub follow_clock: bool,
+    /// How drafts are verified.
+    pub accept: Accept,
 }
 
 impl Default for Options {
@@ -84,6 +86,7 @@ impl Default for Options {
             end_tokens: Vec::new(),
             cost: CostCurve::default(),
             follow_clock: true,
+            accept: Accept::Match,
         }
     }
 }
@@ -123,6 +126,9 @@ pub struct Session<T: Target> {
     vocab: usize,
     sampler: Sampler,
     draw: Draw,
+    judge: Judge,
+    /// Whether guesses are drawn apart from the sampler's own draws.
+    apart: bool,
     logprob_count: Option<usize>,
     drafter: Option<Box<dyn Drafter>>,
     /// Features that the drafter reads.
@@ -190,6 +196,8 @@ impl<T: Target> Session<T> {
         }
         let limit = params.max_tokens.map_or(context, |n| context.min(prompt.len().saturating_add(n)));
         let rows = context.min(limit.saturating_add(options.max_draft));
+        let draw = Draw::new(&params);
+        let accept = if draw.is_greedy() { Accept::Match } else { options.accept };
         Ok(Self {
             prompt_len: prompt.len(),
             stats: Stats { prompt_tokens: prompt.len(), ..Stats::default() },
@@ -198,7 +206,9 @@ impl<T: Target> Session<T> {
             cache: target.new_cache(rows)?,
             vocab,
             sampler,
-            draw: Draw::new(&params),
+            draw,
+            judge: Judge::new(accept, params.seed),
+            apart: accept != Accept::Match,
             taps: drafter.as_ref().map_or_else(Vec::new, |drafter| drafter.taps().to_vec()),
             logprob_count: params.logprobs,
             drafter,
@@ -323,7 +333,8 @@ impl<T: Target> Session<T> {
         if depth == 0 || room == 0 {
             return;
         }
-        let (tokens, prompt_len, draw) = (&self.tokens, self.prompt_len, self.draw);
+        let (tokens, prompt_len) = (&self.tokens, self.prompt_len);
+        let draw = if self.apart { self.draw.of_round(tokens.len()) } else { self.draw };
         let context = Context { tokens, prompt_len, draw, worth: self.price.worth() };
         drafter.propose(&context, room, &mut self.draft);
         let vocab = self.vocab;
@@ -349,17 +360,25 @@ impl<T: Target> Session<T> {
         }
         let mut path = std::mem::take(&mut self.path);
         let draft = std::mem::take(&mut self.draft);
-        let result = verify(&draft, &mut path, |row| self.next_token(target.logits(row)));
+        let begun = self.judge.begin(self.tokens.len(), &draft, &mut self.sampler, |row| target.logits(row));
+        let result = begun.and_then(|()| {
+            verify(&draft, &mut path, |row| {
+                let logits = target.logits(row);
+                let node = row.checked_sub(1);
+                let token = self.judge.token(&draft, node, &mut self.sampler, logits)?;
+                Ok(self.append(token, logits))
+            })
+        });
         (self.path, self.draft) = (path, draft);
         result
     }
 
-    /// Draws the token that follows the text, and appends it. `None` when the text ends here.
-    fn next_token(&mut self, logits: &[f32]) -> Result<Option<u32>> {
-        let token = self.sampler.sample(logits)?;
+    /// Makes `token` part of the text, which had `logits` in its place. `None` when the text ends
+    /// here.
+    fn append(&mut self, token: u32, logits: &[f32]) -> Option<u32> {
         if self.end_tokens.contains(&token) {
             self.end(FinishReason::Stop);
-            return Ok(None);
+            return None;
         }
         if let Some(count) = self.logprob_count {
             self.logprobs.push(self.sampler.logprobs(logits, token, count));
@@ -372,7 +391,7 @@ impl<T: Target> Session<T> {
         } else if self.tokens.len() == self.limit {
             self.end(FinishReason::Length);
         }
-        Ok(self.finish.is_none().then_some(token))
+        self.finish.is_none().then_some(token)
     }
 
     /// Appends the text of `token`; true when that completes a stop string.
@@ -497,5 +516,7 @@ impl<T: Target> fmt::Debug for Session<T> {
     }
 }
 
+#[cfg(test)]
+mod laws;
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,8 @@ impl HashTarget {
         Self { vocab, spread, max_context, rows: Vec::new(), passes: Vec::new() }
     }
 
-    fn row(&self, path: &[u32]) -> Vec<f32> {
+    /// Logits after a text.
+    pub(crate) fn row(&self, path: &[u32]) -> Vec<f32> {
         let whole = path.iter().fold(1, |h, &t| mix(h ^ u64::from(t)));
         let near = path.iter().rev().take(2).fold(2, |h, &t| mix(h ^ u64::from(t)));
         let unit = |h: u64| (h >> 40) as f32 / (1 << 24) as f32;

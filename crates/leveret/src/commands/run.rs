@@ -90,6 +90,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let options = Options {
         context: args.engine.context.unwrap_or(CONTEXT).min(model.max_context()),
         end_tokens: words.tokenizer.end_ids().to_vec(),
+        accept: args.sampling.accept(),
         ..Options::default()
     };
     let prompt_ids = ids.clone();

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use leveret_spec::SamplingParams;
+use clap::ValueEnum;
+use leveret_spec::{Accept, SamplingParams};
 
 use crate::cli::Usage;
 use crate::model::positive;
@@ -47,12 +48,35 @@ pub(crate) struct SamplingArgs {
     /// End the text after N tokens; the default is when the model ends it or the context is full.
     #[arg(long, short = 'n', value_name = "N", value_parser = positive)]
     max_tokens: Option<usize>,
+    /// How guesses are verified where tokens are drawn; matching alone keeps the text of a seed.
+    #[arg(long, value_enum, value_name = "RULE", default_value = "match")]
+    accept: AcceptRule,
     /// With --output json: log-probabilities of each token and of the N likeliest ones.
     #[arg(long, value_name = "N")]
     logprobs: Option<usize>,
 }
 
+/// How guesses are verified.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum AcceptRule {
+    /// Keep what plain decoding would have drawn: same seed, same text.
+    Match,
+    /// Speculative sampling: the model's law, but another text with other guesses.
+    Rejection,
+    /// Block verification: the same, and drawn chains are kept for longer.
+    Block,
+}
+
 impl SamplingArgs {
+    /// How guesses are verified.
+    pub(crate) fn accept(&self) -> Accept {
+        match self.accept {
+            AcceptRule::Match => Accept::Match,
+            AcceptRule::Rejection => Accept::Rejection,
+            AcceptRule::Block => Accept::Block,
+        }
+    }
+
     /// The same for the engine, checked.
     pub(crate) fn params(&self) -> anyhow::Result<SamplingParams> {
         let params = SamplingParams {

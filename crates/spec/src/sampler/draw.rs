@@ -10,6 +10,8 @@ use super::elementary::exp;
 use super::filters::{Candidate, Filters, descending, maximum};
 use super::noise::Noise;
 use super::params::SamplingParams;
+use crate::draft::Draft;
+use crate::verify::{Coin, KeyedCoin};
 
 /// How the tokens of a text are drawn, penalties left out.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +19,8 @@ pub struct Draw {
     seed: u64,
     greedy: bool,
     filters: Filters,
+    /// Whether verification makes use of laws: see [`wants_laws`](Self::wants_laws).
+    laws: bool,
 }
 
 /// A token that the draw may fall on.
@@ -49,7 +53,70 @@ impl Draw {
 
     /// The draw of a sampler with these parameters.
     pub fn new(params: &SamplingParams) -> Self {
-        Self { seed: params.seed, greedy: params.temperature == 0.0, filters: params.filters() }
+        let (greedy, filters) = (params.temperature == 0.0, params.filters());
+        Self { seed: params.seed, greedy, filters, laws: false }
+    }
+
+    /// The draws of a drafter in the round that follows `len` tokens, where verification is not by
+    /// matching. They must be independent of the sampler's, and of those of other rounds.
+    pub(crate) fn of_round(self, len: usize) -> Self {
+        Self { seed: Noise::new(self.seed, len as u64).seed(), laws: !self.greedy, ..self }
+    }
+
+    /// Whether tokens had better be drawn, by [`propose`](Self::propose), than guessed from
+    /// [`choices`](Self::choices): verification is by rejection or block.
+    pub fn wants_laws(&self) -> bool {
+        self.laws
+    }
+
+    /// Draws up to `count` tokens from `scores` without replacement, and adds them to `draft` after
+    /// `parent` together with their law. Their indices go to `added`, see [`Draft::push_drawn`].
+    pub fn propose(
+        &self,
+        scores: &Scores<'_>,
+        count: usize,
+        draft: &mut Draft,
+        parent: Option<usize>,
+        added: &mut Vec<usize>,
+    ) {
+        let law = self.law(scores);
+        // Each place has numbers of its own, also where two are equally deep.
+        let mut coin = KeyedCoin::new(Noise::new(self.seed, draft.draws().len() as u64));
+        let (mut rest, mut tokens, mut chances) = (law.clone(), Vec::new(), Vec::new());
+        // Estimates come from the law alone: see `push_drawn`.
+        let sharpness = law.iter().map(|&(_, w)| w).fold(0.0, f64::max);
+        let mut open = parent.map_or(1.0, |node| f64::from(draft.nodes()[node].chance));
+        while tokens.len() < count
+            && let Some(token) = coin.draw(&rest)
+        {
+            rest.retain(|&(t, _)| t != token);
+            tokens.push(token);
+            let chance = open * 0.5 * (1.0 + sharpness);
+            chances.push(chance as f32);
+            open -= chance;
+        }
+        draft.push_drawn(&tokens, parent, &chances, &law, added);
+    }
+
+    /// The distribution over the target's tokens that these scores stand for.
+    fn law(&self, scores: &Scores<'_>) -> Vec<(u32, f64)> {
+        let max = maximum(scores.logits);
+        if !max.is_finite() {
+            return Vec::new();
+        }
+        let weight = |logit: f32| f64::from(exp((f64::from(logit - max) * self.filters.scale) as f32));
+        let mut law: Vec<(u32, f64)> = if self.filters.keep_all(scores.logits.len()) {
+            (0..).zip(scores.logits).map(|(at, &logit)| (scores.token(at), weight(logit))).collect()
+        } else {
+            let mut list = Vec::new();
+            self.filters.apply(scores.logits, max, &mut list);
+            list.iter().map(|c| (scores.token(c.token as usize), weight(c.logit))).collect()
+        };
+        law.retain(|&(_, w)| w > 0.0);
+        law.sort_unstable_by_key(|&(token, _)| token);
+        let total: f64 = law.iter().map(|&(_, w)| w).sum();
+        law.iter_mut().for_each(|(_, w)| *w /= total);
+        law
     }
 
     /// Whether the likeliest token is always taken.

@@ -97,6 +97,16 @@ impl Sampler {
         }
     }
 
+    /// The state of the text, to come back to.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { position: self.position, penalties: self.penalties.clone() }
+    }
+
+    /// Forgets the tokens pushed since `mark`.
+    pub(crate) fn restore(&mut self, mark: Mark) {
+        (self.position, self.penalties) = (mark.position, mark.penalties);
+    }
+
     /// Writes the distribution that [`sample`](Self::sample) draws from to `out`: the tokens that
     /// may be drawn, by ascending id, and their probabilities.
     ///
@@ -127,6 +137,13 @@ impl Sampler {
     pub fn logprobs(&mut self, logits: &[f32], token: u32, count: usize) -> TokenLogprobs {
         logprobs::logprobs(logits, token, count, &mut self.list)
     }
+}
+
+/// How far a text was: see [`Sampler::mark`].
+#[derive(Debug)]
+pub(crate) struct Mark {
+    position: u64,
+    penalties: Option<Penalties>,
 }
 
 /// The row with bias and penalties; the given one when there are none.

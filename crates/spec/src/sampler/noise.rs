@@ -34,6 +34,11 @@ impl Noise {
         fraction(self.output(1 << 32 | u64::from(index)))
     }
 
+    /// A seed for other noise, which has nothing to do with this.
+    pub(super) fn seed(&self) -> u64 {
+        self.output(1 << 33)
+    }
+
     fn bits(&self, token: u32) -> u64 {
         self.output(u64::from(token))
     }

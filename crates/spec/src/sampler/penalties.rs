@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use super::SamplingParams;
 
 /// Counts of the tokens in the window, and what they cost.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Penalties {
     repetition: f32,
     presence: f32,

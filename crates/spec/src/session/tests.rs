@@ -110,7 +110,7 @@ proptest! {
     ) {
         let mut target = HashTarget::new(VOCAB, spread, 120);
         let cost = if steep { CostCurve::default() } else { CostCurve::new(&[(1, 1.0), (64, 1.001)]).unwrap() };
-        let options = Options { context, prefill_chunk, max_draft, end_tokens, cost, follow_clock };
+        let options = Options { context, prefill_chunk, max_draft, end_tokens, cost, follow_clock, ..Options::default() };
         let whole = Options { prefill_chunk: 512, ..options.clone() };
         let (plain, stats) = write(&mut target, &prompt, &params, &whole, None);
         prop_assert_eq!(stats.drafted, 0);

@@ -11,9 +11,12 @@
 
 pub mod block;
 mod coin;
+mod judge;
 pub mod rejection;
 
 pub use coin::{Branches, Coin, KeyedCoin, enumerate};
+pub use judge::Accept;
+pub(crate) use judge::Judge;
 
 use crate::draft::Draft;
 
