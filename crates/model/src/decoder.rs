@@ -123,12 +123,16 @@ impl Model {
                 if rows != found {
                     return Err(Error::request(format!("{found} parents for {rows} rows")));
                 }
-                if let Some(row) = (0..rows).find(|&row| parents[row].is_some_and(|p| p >= row)) {
+                let held = pass.cache.held();
+                if let Some(row) = (0..rows).find(|&row| parents[row].is_some_and(|p| p >= held + row)) {
                     return Err(Error::request(format!(
                         "row {row} has a parent that does not precede it: {:?}",
                         parents[row]
                     )));
                 }
+            }
+            if pass.parents.is_none() && pass.cache.held() > 0 {
+                return Err(Error::request("a pass behind held rows needs parents for its own"));
             }
             pass.cache.check_room(pass.tokens.len())?;
         }
@@ -182,18 +186,20 @@ impl Work {
             use crate::target::Cache;
             let (first, base) = (self.tokens.len(), pass.cache.len());
             let rows = pass.tokens.len();
-            let tree =
-                pass.parents.filter(|parents| !is_chain(parents)).map(|parents| plan.add_tree(parents));
-            match (tree, pass.parents) {
-                (Some((_, offset)), Some(_)) => {
-                    for row in 0..rows {
+            let held = pass.cache.held();
+            let branching = pass.parents.filter(|parents| held > 0 || !is_chain(parents));
+            let tree = branching
+                .map(|parents| plan.add_tree(pass.cache.held_parents().chain(parents.iter().copied())));
+            match tree {
+                Some((_, offset)) => {
+                    for row in held..held + rows {
                         let depth = plan.offsets[offset + row + 1] - plan.offsets[offset + row] - 1;
                         plan.positions.push(base as u32 + depth);
                     }
                 }
-                _ => plan.positions.extend((base..base + rows).map(|p| p as u32)),
+                None => plan.positions.extend((base..base + rows).map(|p| p as u32)),
             }
-            plan.segments.push(Segment { first, rows, base, tree });
+            plan.segments.push(Segment { first, rows, base, held, tree });
             self.tokens.extend_from_slice(pass.tokens);
             let asked = match pass.logits {
                 LogitRows::None => first + rows..first + rows,
@@ -232,11 +238,11 @@ impl Work {
 
 impl RowPlan {
     /// Adds the path of every row of a tree; returns where its paths and offsets begin.
-    fn add_tree(&mut self, parents: &[Option<usize>]) -> (usize, usize) {
+    fn add_tree(&mut self, parents: impl Iterator<Item = Option<usize>>) -> (usize, usize) {
         let (path, offset) = (self.paths.len(), self.offsets.len());
         self.offsets.push(0);
-        for (row, parent) in parents.iter().enumerate() {
-            if let Some(parent) = *parent {
+        for (row, parent) in parents.enumerate() {
+            if let Some(parent) = parent {
                 let of_parent = path + self.offsets[offset + parent] as usize
                     ..path + self.offsets[offset + parent + 1] as usize;
                 self.paths.extend_from_within(of_parent);

@@ -22,7 +22,9 @@ impl Subject {
     fn new(source: &Source, kv: KvType, threads: usize) -> Self {
         let model = Model::load(source, &LoadOptions { threads, kv, ..LoadOptions::default() }).unwrap();
         let layers = model.config().layers.len();
-        let taps = vec![Tap::Final, Tap::Residual(0), Tap::Residual(layers / 2), Tap::Residual(layers)];
+        let ends = [Tap::Final, Tap::Residual(0), Tap::Residual(layers / 2), Tap::Residual(layers)];
+        let cached = [Tap::Keys(0), Tap::Values(layers - 1)];
+        let taps = [&ends[..], &cached].concat();
         Self { model, taps }
     }
 

@@ -93,7 +93,7 @@ impl<'a> Pass<'a> {
         assert!(spec.heads > 0 && spec.heads.is_multiple_of(spec.kv_heads));
         assert!(spec.sinks.is_none_or(|sinks| sinks.len() == spec.heads));
         assert!(
-            rows.base() <= at.capacity && rows.rows() <= at.capacity - rows.base(),
+            rows.base() <= at.capacity && rows.uncommitted() <= at.capacity - rows.base(),
             "rows beyond the buffer"
         );
         assert_eq!(q.len(), rows.rows() * spec.heads * spec.k_dim);
@@ -160,7 +160,7 @@ impl<'a> Pass<'a> {
     /// Slots that cover a tree's rows.
     fn tree_slots(&self) -> Range<usize> {
         let base = self.rows.base();
-        base / STEP * STEP..(base + self.rows.rows()).next_multiple_of(STEP)
+        base / STEP * STEP..(base + self.rows.uncommitted()).next_multiple_of(STEP)
     }
 
     fn run(&self, team: &Team, split: bool, scratch: &mut AttentionScratch) {

@@ -201,6 +201,12 @@ fn a_tree_row_has_the_bits_of_its_path_as_a_chain() {
             let one = bits(&layer.attend(1, &kv, &rows, &drafted));
             let three = bits(&layer.attend(3, &kv, &rows, &drafted));
             assert!(one == three);
+            let width = layer.heads * layer.v_dim;
+            for held in [1, 5] {
+                let later = Visible::tree_after(base, held, &flat, &offsets[held..]);
+                let later = bits(&layer.attend(1, &kv, &later, &drafted[held..]));
+                assert!(later == one[held * width..], "behind {held} rows at {base}");
+            }
             for (row, path) in paths.iter().enumerate() {
                 assert_eq!(rows.position(row), base + path.len() - 1);
                 let path: Vec<usize> = path.iter().map(|&row| drafted[row as usize]).collect();
@@ -208,7 +214,6 @@ fn a_tree_row_has_the_bits_of_its_path_as_a_chain() {
                 layer.write(&mut chain, 0, &committed);
                 layer.write(&mut chain, base, &path);
                 let out = layer.attend(1, &chain, &Visible::chain(base, path.len()), &path);
-                let width = layer.heads * layer.v_dim;
                 let last = &out[out.len() - width..];
                 assert!(bits(last) == one[row * width..(row + 1) * width], "row {row} at {base}");
                 let slots: Vec<usize> = (0..base + path.len()).collect();

@@ -1,10 +1,12 @@
 //! Which positions the rows of a pass see: the committed ones, then their own path.
 
 /// The rows of one pass over one sequence. Slots `0..base` hold the committed positions `0..base`; row
-/// `i` of the pass was written to slot `base + i`.
+/// `i` of the pass was written to slot `base + held + i`, behind `held` rows of passes before it that
+/// it may follow though they are not committed.
 #[derive(Debug, Clone, Copy)]
 pub struct Visible<'a> {
     base: usize,
+    held: usize,
     rows: usize,
     paths: Option<(&'a [u32], &'a [u32])>,
 }
@@ -12,7 +14,7 @@ pub struct Visible<'a> {
 impl<'a> Visible<'a> {
     /// Each row follows the one before: row `i` stands at position `base + i` and sees all up to itself.
     pub fn chain(base: usize, rows: usize) -> Self {
-        Self { base, rows, paths: None }
+        Self { base, held: 0, rows, paths: None }
     }
 
     /// Row `i` sees the committed positions and the rows
@@ -22,13 +24,23 @@ impl<'a> Visible<'a> {
     /// # Panics
     /// If the offsets do not cut `paths` into such parts.
     pub fn tree(base: usize, paths: &'a [u32], offsets: &'a [u32]) -> Self {
+        Self::tree_after(base, 0, paths, offsets)
+    }
+
+    /// As [`tree`](Self::tree), behind `held` rows that are not committed. Paths number these from 0
+    /// and the rows of the pass after them; offsets are those of the rows of the pass alone.
+    ///
+    /// # Panics
+    /// If the offsets do not cut `paths` into such parts.
+    pub fn tree_after(base: usize, held: usize, paths: &'a [u32], offsets: &'a [u32]) -> Self {
         let rows = offsets.len().saturating_sub(1);
-        let all = Self { base, rows, paths: Some((paths, offsets)) };
+        let all = Self { base, held, rows, paths: Some((paths, offsets)) };
         for row in 0..rows {
             let path = all.path(row).unwrap_or_default();
+            let known = held + rows;
             assert!(
-                path.last() == Some(&(row as u32)) && path.iter().all(|&r| (r as usize) < rows),
-                "row {row} of {rows} has the path {path:?}"
+                path.last() == Some(&((held + row) as u32)) && path.iter().all(|&r| (r as usize) < known),
+                "row {row} of {rows} behind {held} has the path {path:?}"
             );
         }
         all
@@ -42,6 +54,11 @@ impl<'a> Visible<'a> {
     /// Rows of the pass.
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// Slots behind the committed ones: of held rows and of the pass.
+    pub(super) fn uncommitted(&self) -> usize {
+        self.held + self.rows
     }
 
     /// Logical position of a row.

@@ -16,8 +16,10 @@ const ROOT: u32 = u32::MAX;
 pub struct Sequence {
     len: usize,
     capacity: usize,
-    /// Parent of each row of the last pass, until they are committed.
+    /// Parent of each row of the last pass, and of the held ones before it, until they are committed.
     parents: Vec<u32>,
+    /// Rows at the front of `parents` that the next pass follows.
+    held: usize,
     pub(crate) layers: Vec<LayerState>,
 }
 
@@ -50,7 +52,7 @@ impl Sequence {
             )
         };
         let layers = config.layers.iter().map(layer).collect::<Result<_>>()?;
-        Ok(Self { len: 0, capacity, parents: Vec::new(), layers })
+        Ok(Self { len: 0, capacity, parents: Vec::new(), held: 0, layers })
     }
 
     /// Bytes that the full cache takes.
@@ -64,19 +66,37 @@ impl Sequence {
 
     /// Checks that `rows` more rows fit.
     pub(crate) fn check_room(&self, rows: usize) -> Result<()> {
-        if rows <= self.capacity - self.len {
+        if rows <= self.capacity - self.len - self.held {
             return Ok(());
         }
-        let (len, capacity) = (self.len, self.capacity);
+        let (len, capacity) = (self.len + self.held, self.capacity);
         Err(Error::request(format!(
             "context overflow: {len} rows are cached and {rows} more were asked for, but the cache has room for {capacity}; \
              shorten the prompt or ask for a longer context"
         )))
     }
 
-    /// Notes the rows of a pass that was written behind the committed ones.
+    /// Keeps the rows that are not committed for the next pass, which stands behind them: its parents
+    /// are then required, and number all rows since the last commit. So a draft tree grows level by
+    /// level. A pass without this drops them.
+    pub fn hold(&mut self) {
+        self.held = self.parents.len();
+    }
+
+    /// Rows held for the next pass.
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Parents of the held rows.
+    pub(crate) fn held_parents(&self) -> impl Iterator<Item = Option<usize>> {
+        self.parents[..self.held].iter().map(|&parent| (parent != ROOT).then_some(parent as usize))
+    }
+
+    /// Notes the rows of a pass that was written behind the committed and held ones.
     pub(crate) fn set_pending(&mut self, parents: impl Iterator<Item = Option<usize>>) {
-        self.parents.clear();
+        self.parents.truncate(self.held);
+        self.held = 0;
         self.parents.extend(parents.map(|parent| parent.map_or(ROOT, |p| p as u32)));
     }
 }
@@ -113,6 +133,7 @@ impl Cache for Sequence {
         }
         self.len += path.len();
         self.parents.clear();
+        self.held = 0;
         Ok(())
     }
 
@@ -125,6 +146,7 @@ impl Cache for Sequence {
         }
         self.len = len;
         self.parents.clear();
+        self.held = 0;
         Ok(())
     }
 }

@@ -5,12 +5,16 @@
 //! become a draft, a chain or a tree, is decided once for all in `leveret-spec`.
 
 use crate::Result;
+mod language;
+
 use crate::config::Config;
 use crate::target::Tap;
 use leveret_kernels::attention::KvType;
 use leveret_kernels::{Matrix, Team};
 use std::fmt::Debug;
 use std::sync::Arc;
+
+pub use language::LanguageModel;
 
 /// What a drafter may use of the target that it guesses for: its threads, its embedding and its
 /// head.

@@ -80,7 +80,7 @@ impl Attention {
             let part = |width: usize| segment.first * width..(segment.first + segment.rows) * width;
             let layers = &mut caches.get(i).layers;
             if let LayerState::Attention(kv) = &mut layers[layer] {
-                kv.write(segment.base, &k[part(k_width)], &v[part(v_width)]);
+                kv.write(segment.base + segment.held, &k[part(k_width)], &v[part(v_width)]);
             }
             // The source of a shared cache came before: it holds the rows of this pass too.
             let LayerState::Attention(kv) = &layers[context.config.kv_layer(layer)] else { continue };

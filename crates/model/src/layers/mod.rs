@@ -58,6 +58,8 @@ pub(crate) struct Segment {
     pub(crate) rows: usize,
     /// Committed rows before them.
     pub(crate) base: usize,
+    /// Rows behind these that are held though not committed; the segment's own stand behind them.
+    pub(crate) held: usize,
     /// Where its paths and offsets begin, if the rows are a tree.
     pub(crate) tree: Option<(usize, usize)>,
 }
@@ -68,9 +70,9 @@ impl RowPlan {
         match segment.tree {
             None => Visible::chain(segment.base, segment.rows),
             Some((path, offset)) => {
-                let offsets = &self.offsets[offset..=offset + segment.rows];
+                let offsets = &self.offsets[offset + segment.held..][..=segment.rows];
                 let len = offsets[segment.rows] as usize;
-                Visible::tree(segment.base, &self.paths[path..path + len], offsets)
+                Visible::tree_after(segment.base, segment.held, &self.paths[path..path + len], offsets)
             }
         }
     }

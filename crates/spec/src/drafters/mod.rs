@@ -1,10 +1,13 @@
 //! The drafters of this crate, one file each, and what several of them share.
 
 mod automaton;
+mod network;
 #[cfg(test)]
 pub(crate) mod random;
 mod rates;
+mod reliability;
 mod suffix;
 
 pub use automaton::{Repeat, SuffixAutomaton};
+pub use network::NetworkDrafter;
 pub use suffix::SuffixDrafter;

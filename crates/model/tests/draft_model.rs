@@ -1,0 +1,56 @@
+//! A language model as drafter: what it says behind a node is, bit for bit, what it says after the
+//! text that the node spells.
+
+use leveret_model::drafters::{Branch, LanguageModel, Network};
+use leveret_model::{LoadOptions, Model, Precision, Source};
+use std::sync::Arc;
+
+mod common;
+
+fn model(case: &str) -> Model {
+    let source = Source::open(common::golden(case).join("target")).unwrap();
+    let options = LoadOptions { threads: 2, precision: Precision::Float, ..LoadOptions::default() };
+    Model::load(&source, &options).unwrap()
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn a_tree_grown_level_by_level_says_what_its_paths_say() {
+    for case in ["llama", "mistral-sliding", "gemma3"] {
+        let model = model(case);
+        let vocab = model.config().vocab;
+        let network: Arc<dyn Network> = Arc::new(LanguageModel::new(model, vocab, 0).unwrap());
+        let mut tree = Arc::clone(&network).guesser(200).unwrap();
+        let mut fresh = network.guesser(200).unwrap();
+        let mut text: Vec<u32> = (0..40).map(|i| i * 7 % vocab as u32).collect();
+        // (parent, token) by level; node 0 is the text.
+        let levels: [&[(usize, u32)]; 4] =
+            [&[(0, 5), (0, 9)], &[(1, 5), (2, 1), (1, 3)], &[(4, 2)], &[(6, 8), (6, 5)]];
+        for round in 0..3 {
+            tree.begin(&text).unwrap();
+            let mut paths = vec![text.clone()];
+            for level in levels {
+                let branches: Vec<_> =
+                    level.iter().map(|&(parent, token)| Branch { parent, token }).collect();
+                tree.expand(&branches).unwrap();
+                for &(parent, token) in level {
+                    paths.push([&paths[parent][..], &[token]].concat());
+                }
+            }
+            for (node, path) in paths.iter().enumerate() {
+                fresh.begin(path).unwrap();
+                assert!(
+                    bits(tree.scores(node).logits) == bits(fresh.scores(0).logits),
+                    "{case}, round {round}, node {node}"
+                );
+            }
+            // Some of what was drafted becomes text, or something else does.
+            text = paths[[8, 3, 0][round]].clone();
+            text.push(11);
+        }
+        assert!(tree.expand(&[Branch { parent: 99, token: 1 }]).is_err());
+    }
+}

@@ -1,0 +1,424 @@
+//! Grows a draft from the scores of a network: level by level, the likeliest nodes first, for as
+//! long as what may still be accepted pays for the time it takes.
+//!
+//! One rule for chained heads, draft models and block drafters, for chains and trees (after EAGLE-2,
+//! arXiv 2406.16858, and DDTree, arXiv 2604.12989, with a price in place of fixed sizes).
+
+use std::fmt;
+use std::time::Instant;
+
+use leveret_model::Tap;
+use leveret_model::drafters::{Branch, Committed, Guesser, Network};
+
+use super::reliability::Reliability;
+use crate::draft::Draft;
+use crate::drafter::{Context, Drafter, Round};
+use crate::error::Result;
+use crate::sampler::{Choice, DrawScratch};
+use std::sync::Arc;
+
+/// Tokens that are considered behind each node.
+const CHOICES: usize = 4;
+/// Most nodes of a level that are looked behind.
+const WIDTH: usize = 6;
+/// Deepest draft of a network that has no limit of its own.
+const DEPTH: usize = 16;
+/// Share of the time that may go into finding out whether guessing pays again.
+const PROBE_SHARE: f64 = 0.005;
+/// Drafts over which times and gains are remembered.
+const MEMORY: f64 = 16.0;
+
+/// The drafter of one text that asks a network.
+pub struct NetworkDrafter {
+    name: String,
+    guesser: Box<dyn Guesser>,
+    taps: Vec<Tap>,
+    depth: usize,
+    reliability: Reliability,
+    /// All that was considered for the last draft, until the text has told what came true. The first
+    /// is the text.
+    guesses: Vec<Guess>,
+    /// Length of the text that they follow.
+    after: usize,
+    /// Seconds of a draft, and of looking behind one level.
+    whole: Mean,
+    step: Mean,
+    /// Tokens that a draft gained.
+    gain: Mean,
+    /// Rounds since the last draft, in times of a one-row pass.
+    idle: f64,
+    trouble: Option<String>,
+    /// Places of the guesses of one level.
+    level: Vec<usize>,
+    next: Vec<usize>,
+    branches: Vec<Branch>,
+    /// Places of guesses by chance, and where each went in the draft.
+    order: Vec<usize>,
+    placed: Vec<Option<usize>>,
+    choices: Vec<Choice>,
+    scratch: DrawScratch,
+}
+
+/// A token that was considered.
+#[derive(Debug, Clone, Copy)]
+struct Guess {
+    token: u32,
+    /// Place of the guess before it; the first one of all is the text itself.
+    parent: usize,
+    /// Guesses before it, and among its siblings.
+    depth: usize,
+    rank: usize,
+    /// What the network says that its chance is, given its parent.
+    own: f32,
+    /// Estimated chance that it is accepted.
+    chance: f32,
+    /// Its number with the guesser, once it was looked behind.
+    branch: usize,
+}
+
+/// A fading mean.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mean {
+    sum: f64,
+    weight: f64,
+}
+
+impl Mean {
+    fn record(&mut self, value: f64) {
+        self.sum += value - self.sum / MEMORY;
+        self.weight += 1.0 - self.weight / MEMORY;
+    }
+
+    fn get(&self) -> Option<f64> {
+        (self.weight > 0.0).then(|| self.sum / self.weight)
+    }
+}
+
+impl NetworkDrafter {
+    /// A drafter for a text of up to `capacity` tokens, drafts included.
+    ///
+    /// # Errors
+    /// No memory for the network's caches.
+    pub fn new(network: Arc<dyn Network>, capacity: usize) -> Result<Self> {
+        let description = network.description();
+        Ok(Self {
+            name: description.family.to_owned(),
+            taps: description.taps.clone(),
+            depth: description.depth.unwrap_or(DEPTH),
+            guesser: network.guesser(capacity)?,
+            reliability: Reliability::default(),
+            guesses: Vec::new(),
+            after: 0,
+            whole: Mean::default(),
+            step: Mean::default(),
+            gain: Mean::default(),
+            idle: 0.0,
+            trouble: None,
+            level: Vec::new(),
+            next: Vec::new(),
+            branches: Vec::new(),
+            order: Vec::new(),
+            placed: Vec::new(),
+            choices: Vec::new(),
+            scratch: DrawScratch::default(),
+        })
+    }
+
+    /// Whether a draft is expected to gain more than it costs; if not, whether it is time to look again.
+    fn pays(&mut self, context: &Context<'_>) -> bool {
+        let worth = &context.worth;
+        let (Some(whole), Some(gain)) = (self.whole.get(), self.gain.get()) else { return true };
+        if worth.pass_seconds <= 0.0 {
+            return true;
+        }
+        // Rows are paid for one by one later.
+        let cost = whole / worth.pass_seconds;
+        if gain > worth.lambda * cost {
+            return true;
+        }
+        self.idle += 1.0;
+        self.idle * PROBE_SHARE > cost
+    }
+
+    /// Considers guesses level by level.
+    fn grow(&mut self, context: &Context<'_>, rows: usize) -> Result<()> {
+        self.guesser.begin(context.tokens)?;
+        let text = Guess { token: 0, parent: 0, depth: 0, rank: 0, own: 1.0, chance: 1.0, branch: 0 };
+        self.guesses.push(text);
+        self.level.clear();
+        self.level.push(0);
+        let deepest = self.depth.min(rows);
+        let mut branches = 0;
+        for depth in 0..deepest {
+            self.next.clear();
+            for at in 0..self.level.len() {
+                self.look_behind(self.level[at], context);
+            }
+            let guesses = &mut self.guesses;
+            self.next.sort_by(|&a, &b| guesses[b].chance.total_cmp(&guesses[a].chance));
+            self.next.truncate(WIDTH);
+            // The likeliest token behind a guess is taken to be as likely as the guess was.
+            let hope: f32 = self.next.iter().map(|&i| guesses[i].chance * guesses[i].chance).sum();
+            let price = context.worth.least_chance(self.step.get().unwrap_or(0.0));
+            if self.next.is_empty() || depth + 1 == deepest || hope < price {
+                break;
+            }
+            self.branches.clear();
+            for &i in &self.next {
+                let Guess { parent, token, .. } = guesses[i];
+                self.branches.push(Branch { parent: guesses[parent].branch, token });
+                branches += 1;
+                guesses[i].branch = branches;
+            }
+            let start = Instant::now();
+            self.guesser.expand(&self.branches)?;
+            self.step.record(start.elapsed().as_secs_f64());
+            std::mem::swap(&mut self.level, &mut self.next);
+        }
+        Ok(())
+    }
+
+    /// Adds the tokens that may follow guess `at`.
+    fn look_behind(&mut self, at: usize, context: &Context<'_>) {
+        let Guess { depth, chance, branch, .. } = self.guesses[at];
+        let scores = self.guesser.scores(branch);
+        let position = (context.tokens.len() + depth) as u64;
+        context.draw.choices(position, &scores, CHOICES, &mut self.scratch, &mut self.choices);
+        let least = context.worth.least_chance(0.0);
+        for (rank, choice) in self.choices.iter().enumerate() {
+            let own = scores.confidence.filter(|_| rank == 0).unwrap_or(choice.chance);
+            let chance = chance * self.reliability.chance(depth, rank, own);
+            // The very first guess costs nothing any more, and whether it comes true is worth knowing.
+            if chance >= least || (rank == 0 && depth == 0) {
+                self.next.push(self.guesses.len());
+                let (token, parent, depth, branch) = (choice.token, at, depth + 1, 0);
+                self.guesses.push(Guess { token, parent, depth, rank, own, chance, branch });
+            }
+        }
+    }
+
+    /// Makes the likeliest `rows` guesses a draft.
+    fn write(&mut self, rows: usize, draft: &mut Draft) {
+        self.order.clear();
+        self.order.extend(1..self.guesses.len());
+        // Stable, so that a parent stays before its child.
+        self.order.sort_by(|&a, &b| self.guesses[b].chance.total_cmp(&self.guesses[a].chance));
+        self.order.truncate(rows);
+        self.placed.clear();
+        self.placed.resize(self.guesses.len(), None);
+        for &i in &self.order {
+            let Guess { token, parent, chance, .. } = self.guesses[i];
+            self.placed[i] = draft.push(token, self.placed[parent], chance);
+        }
+    }
+
+    /// Compares the last draft with the text that followed it.
+    fn learn(&mut self, tokens: &[u32]) {
+        if self.guesses.is_empty() || tokens.len() <= self.after {
+            return;
+        }
+        let (mut at, mut gained) = (0, 0.0);
+        for &token in &tokens[self.after..] {
+            let mut came_true = None;
+            for (i, guess) in self.guesses.iter().enumerate().skip(1).filter(|(_, g)| g.parent == at) {
+                let hit = guess.token == token;
+                self.reliability.record(guess.depth - 1, guess.rank, guess.own, hit);
+                came_true = if hit { Some(i) } else { came_true };
+            }
+            let Some(next) = came_true else { break };
+            at = next;
+            gained += 1.0;
+        }
+        self.gain.record(gained);
+        self.guesses.clear();
+    }
+}
+
+impl Drafter for NetworkDrafter {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn taps(&self) -> &[Tap] {
+        &self.taps
+    }
+
+    fn propose(&mut self, context: &Context<'_>, rows: usize, draft: &mut Draft) {
+        if self.trouble.is_some() || rows == 0 || !self.pays(context) {
+            return;
+        }
+        self.idle = 0.0;
+        self.guesses.clear();
+        self.after = context.tokens.len();
+        let start = Instant::now();
+        match self.grow(context, rows) {
+            Ok(()) => self.write(rows, draft),
+            Err(error) => self.trouble = Some(error.to_string()),
+        }
+        self.whole.record(start.elapsed().as_secs_f64());
+    }
+
+    fn observe(&mut self, round: &Round<'_>) {
+        self.learn(round.context.tokens);
+        if self.trouble.is_some() {
+            return;
+        }
+        let committed = Committed {
+            tokens: round.context.tokens,
+            first: round.first,
+            rows: round.rows,
+            features: round.pass,
+        };
+        if let Err(error) = self.guesser.observe(&committed) {
+            self.trouble = Some(error.to_string());
+        }
+    }
+
+    fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+}
+
+impl fmt::Debug for NetworkDrafter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetworkDrafter")
+            .field("name", &self.name)
+            .field("guesser", &self.guesser)
+            .field("trouble", &self.trouble)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampler::SamplingParams;
+    use crate::session::{Options, Request, Session};
+    use crate::testing::HashTarget;
+    use leveret_model::drafters::{Description, Scores};
+
+    const VOCAB: usize = 50;
+
+    /// Knows the target's own scores, and adds to them.
+    #[derive(Debug)]
+    struct Twin {
+        description: Description,
+        /// Lift of a word picked at random.
+        blur: f32,
+    }
+
+    #[derive(Debug)]
+    struct TwinGuesser {
+        target: HashTarget,
+        blur: f32,
+        text: Vec<u32>,
+        paths: Vec<Vec<u32>>,
+        rows: Vec<Vec<f32>>,
+        observed: usize,
+    }
+
+    impl Network for Twin {
+        fn description(&self) -> &Description {
+            &self.description
+        }
+
+        fn guesser(self: Arc<Self>, _capacity: usize) -> leveret_model::Result<Box<dyn Guesser>> {
+            Ok(Box::new(TwinGuesser {
+                target: HashTarget::new(VOCAB, 60.0, 1000),
+                blur: self.blur,
+                text: Vec::new(),
+                paths: Vec::new(),
+                rows: Vec::new(),
+                observed: 0,
+            }))
+        }
+    }
+
+    impl TwinGuesser {
+        fn add(&mut self, path: Vec<u32>) {
+            let text: Vec<u32> = self.text.iter().chain(&path).copied().collect();
+            let mut row = self.target.row(&text);
+            let wrong = crate::testing::mix(text.len() as u64) as usize;
+            row[wrong % VOCAB] += self.blur;
+            self.rows.push(row);
+            self.paths.push(path);
+        }
+    }
+
+    impl Guesser for TwinGuesser {
+        fn observe(&mut self, committed: &Committed<'_>) -> leveret_model::Result<()> {
+            assert_eq!(committed.first, self.observed, "rows come without gaps");
+            self.observed += committed.rows.len();
+            Ok(())
+        }
+
+        fn begin(&mut self, tokens: &[u32]) -> leveret_model::Result<()> {
+            assert_eq!(self.observed, tokens.len() - 1, "all rows but the last token's are known");
+            self.text = tokens.to_vec();
+            (self.paths, self.rows) = (Vec::new(), Vec::new());
+            self.add(Vec::new());
+            Ok(())
+        }
+
+        fn expand(&mut self, branches: &[Branch]) -> leveret_model::Result<()> {
+            for branch in branches {
+                let path = [&self.paths[branch.parent][..], &[branch.token]].concat();
+                self.add(path);
+            }
+            Ok(())
+        }
+
+        fn scores(&self, node: usize) -> Scores<'_> {
+            Scores { logits: &self.rows[node], tokens: None, confidence: None }
+        }
+    }
+
+    fn run(blur: f32, temperature: f32, draft: bool) -> (Vec<u32>, crate::Stats) {
+        let mut target = HashTarget::new(VOCAB, 60.0, 1000);
+        let description = Description {
+            family: "twin",
+            dialect: "test",
+            taps: vec![],
+            depth: None,
+            vocab: VOCAB,
+            bytes_per_step: 0,
+        };
+        let drafter = NetworkDrafter::new(Arc::new(Twin { description, blur }), 1000).unwrap();
+        let request = Request {
+            prompt: vec![1, 2, 3],
+            params: SamplingParams {
+                max_tokens: Some(300),
+                temperature,
+                seed: 5,
+                ..SamplingParams::default()
+            },
+            drafter: draft.then(|| Box::new(drafter) as Box<dyn Drafter>),
+            text: None,
+        };
+        let options = Options { follow_clock: false, prefill_chunk: 2, ..Options::default() };
+        let mut session = Session::new(&target, request, options).unwrap();
+        session.run(&mut target).unwrap();
+        (session.output().to_vec(), session.stats().clone())
+    }
+
+    #[test]
+    fn a_twin_is_always_right_greedy_and_sampled() {
+        for temperature in [0.0, 0.8, 1.5] {
+            let (plain, _) = run(0.0, temperature, false);
+            let (text, stats) = run(0.0, temperature, true);
+            assert_eq!(text, plain);
+            assert!(stats.tau() > 4.0, "temperature {temperature}: {stats:?}");
+            assert!(stats.acceptance() > 0.6, "temperature {temperature}: {stats:?}");
+        }
+    }
+
+    #[test]
+    fn a_bad_network_changes_nothing_and_is_believed_less_and_less() {
+        for temperature in [0.0, 1.0] {
+            let (plain, _) = run(0.0, temperature, false);
+            let (text, stats) = run(200.0, temperature, true);
+            assert_eq!(text, plain);
+            assert!(stats.drafted < stats.rounds, "temperature {temperature}: {stats:?}");
+        }
+    }
+}
