@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, ValueEnum};
+use indicatif::HumanBytes;
 use leveret_model::formats::gguf::Meta;
 use leveret_model::template::ChatTemplate;
 use leveret_model::tokenizer::{StreamDecoder, Tokenizer};
-use leveret_model::{ElementType, Files, KvType, LoadOptions, Model, Precision, Source, Team};
+use leveret_model::{ElementType, Files, KvType, LoadOptions, Model, Precision, SetAside, Source, Team};
 use leveret_spec::Detokenizer;
 use serde_json::{Map, Value, json};
 
@@ -94,8 +95,17 @@ pub(crate) struct Loaded {
     pub(crate) words: Words,
 }
 
+/// What is left out of a multimodal model's files, for people; `None` if nothing is.
+pub(crate) fn note_of(source: &Source) -> Option<String> {
+    let SetAside { tensors, bytes } = source.set_aside()?;
+    Some(format!("{tensors} tensors for images and sound ({}) are skipped: text only", HumanBytes(bytes)))
+}
+
 /// Loads weights and tokenizer side by side.
 pub(crate) fn load(source: &Source, options: &LoadOptions) -> Result<Loaded> {
+    if let Some(note) = note_of(source) {
+        eprintln!("{}: {note}", source.path().display());
+    }
     let (words, model) = std::thread::scope(|scope| {
         let words = scope.spawn(|| Words::open(source));
         let model = Model::load(source, options);

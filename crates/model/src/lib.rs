@@ -28,6 +28,6 @@ pub use error::{Error, Result};
 pub use footprint::Footprint;
 pub use leveret_kernels::attention::KvType;
 pub use leveret_kernels::{ElementType, Team};
-pub use load::{Files, LoadOptions, Source};
+pub use load::{Files, LoadOptions, SetAside, Source};
 pub use target::{Cache, LogitRows, Pass, Tap, Target};
 pub use weights::Precision;

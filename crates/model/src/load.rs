@@ -41,6 +41,31 @@ pub enum Files {
     Folder(Box<Folder>),
 }
 
+/// Tensors of a multimodal model that see and hear, and are not loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SetAside {
+    /// Their number.
+    pub tensors: usize,
+    /// Their size in the files.
+    pub bytes: u64,
+}
+
+/// What multimodal models call the parts that see and hear.
+const MODALITIES: [&str; 12] = [
+    "vision_tower",
+    "vision_model",
+    "vision_encoder",
+    "vision_embedder",
+    "vision_adapter",
+    "visual",
+    "embed_vision",
+    "audio_tower",
+    "audio_encoder",
+    "embed_audio",
+    "multi_modal_projector",
+    "patch_merger",
+];
+
 /// How a model is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadOptions {
@@ -120,6 +145,18 @@ impl Source {
             Files::Gguf(gguf) => gguf.file_bytes(),
             Files::Folder(folder) => folder.file_bytes(),
         }
+    }
+
+    /// What the files hold besides the text model; `None` if there is nothing.
+    pub fn set_aside(&self) -> Option<SetAside> {
+        let Files::Folder(folder) = &self.files else { return None };
+        let mut aside = SetAside { tensors: 0, bytes: 0 };
+        // The part that names a modality stands first, or after `model`.
+        for name in folder.names().filter(|name| name.split('.').take(2).any(|p| MODALITIES.contains(&p))) {
+            aside.tensors += 1;
+            aside.bytes += folder.raw(name).map_or(0, |raw| raw.bytes.len() as u64);
+        }
+        (aside.tensors > 0).then_some(aside)
     }
 
     /// What the model is composed of.

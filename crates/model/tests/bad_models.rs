@@ -61,17 +61,15 @@ fn configurations_with_any_key_changed() {
         json!(["full_attention"]),
     ];
     let (mut refused, mut ran) = (0, 0);
-    for case in ["llama", "qwen2", "qwen3-moe", "ministral3", "gemma3", "gpt-oss"] {
+    for case in
+        ["llama", "qwen2", "qwen3-moe", "ministral3", "gemma3", "gemma4-e", "gemma4-26b-a4b", "gpt-oss"]
+    {
         let target = common::golden(case).join("target");
         let config: Value =
             serde_json::from_slice(&std::fs::read(target.join("config.json")).unwrap()).unwrap();
         let weights = target.join("model.safetensors");
-        let mut places: Vec<String> =
-            config.as_object().unwrap().keys().map(|key| format!("/{key}")).collect();
-        for section in ["rope_scaling", "rope_parameters"] {
-            let keys = config.get(section).and_then(Value::as_object);
-            places.extend(keys.into_iter().flatten().map(|(key, _)| format!("/{section}/{key}")));
-        }
+        let mut places = Vec::new();
+        keys_in(&config, "", &mut places);
         let dir = folder_with(&config, &weights);
         try_out(dir.path()).unwrap();
         for place in &places {
@@ -90,6 +88,15 @@ fn configurations_with_any_key_changed() {
         }
     }
     assert!(refused > 500 && ran > 500, "{refused} refused, {ran} ran");
+}
+
+/// Where every key stands.
+fn keys_in(config: &Value, path: &str, places: &mut Vec<String>) {
+    for (key, value) in config.as_object().into_iter().flatten() {
+        let place = format!("{path}/{key}");
+        keys_in(value, &place, places);
+        places.push(place);
+    }
 }
 
 #[test]
@@ -156,6 +163,20 @@ fn quantised_at_load() {
     }
 }
 
+/// A list of flags or of numbers.
+fn copied(list: formats::gguf::Array<'_>) -> MetaValue {
+    let flag = |v| matches!(v, formats::gguf::Value::Bool(true));
+    let number = |v| match v {
+        formats::gguf::Value::Unsigned(n) => n as u32,
+        formats::gguf::Value::Signed(n) => n as u32,
+        _ => 0,
+    };
+    match list.iter().next() {
+        Some(formats::gguf::Value::Bool(_)) => MetaValue::Bools(list.iter().map(flag).collect()),
+        _ => MetaValue::U32s(list.iter().map(number).collect()),
+    }
+}
+
 /// Writes `gguf` again without its tokenizer, one key changed.
 fn rewrite(gguf: &Gguf, changed: &str, value: &MetaValue, path: &Path) {
     let mut writer = Writer::new();
@@ -165,6 +186,7 @@ fn rewrite(gguf: &Gguf, changed: &str, value: &MetaValue, path: &Path) {
             formats::gguf::Value::Unsigned(v) => drop(writer.meta(key, v as u32)),
             formats::gguf::Value::Float(v) => drop(writer.meta(key, v as f32)),
             formats::gguf::Value::Str(v) => drop(writer.meta(key, v)),
+            formats::gguf::Value::Array(list) => drop(writer.meta(key, copied(list))),
             _ => {}
         }
     }
@@ -196,7 +218,7 @@ fn gguf_metadata_with_any_key_changed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
     let (mut refused, mut ran) = (0, 0);
-    for case in ["llama", "qwen3-moe", "ministral3", "gemma3", "gpt-oss"] {
+    for case in ["llama", "qwen3-moe", "ministral3", "gemma3", "gemma4-e", "gemma4-26b-a4b", "gpt-oss"] {
         let gguf = Gguf::open(common::golden(&format!("{case}/gguf/target-bf16.gguf"))).unwrap();
         rewrite(&gguf, "", &MetaValue::U8(0), &path);
         try_out(&path).unwrap();

@@ -29,7 +29,7 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn decoding_allocates_nothing() {
-    for case in ["llama", "gemma3", "qwen3-moe", "gpt-oss"] {
+    for case in ["llama", "gemma3", "gemma4-e", "gemma4-26b-a4b", "qwen3-moe", "gpt-oss"] {
         assert_eq!(allocations(case, 1, 1), 0, "{case}");
         // A helper thread grows its buffers when it first claims such work, which the scheduler decides.
         assert_eq!(allocations(case, 2, 20), 0, "{case}, 2 threads");

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use indicatif::{HumanBytes, HumanCount};
+use leveret_model::config::{KvSource, LayerConfig};
 use leveret_model::{Files, Source};
 use serde_json::json;
 
@@ -49,6 +50,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let cache = need.cache_bytes_per_position * context as u64;
     let total = need.total_bytes(context);
     let windows = config.layers.iter().filter(|layer| layer.attention.window.is_some()).count();
+    let is_shared = |layer: &&LayerConfig| matches!(layer.attention.source, KvSource::Layer(_));
+    let shared = config.layers.iter().filter(is_shared).count();
 
     let mut out = std::io::stdout().lock();
     if args.json {
@@ -60,10 +63,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             "parameters": need.parameters,
             "layers": config.layers.len(),
             "window_layers": windows,
+            "shared_cache_layers": shared,
             "hidden_size": config.hidden,
             "vocab_size": config.vocab,
             "max_context": config.max_context,
             "file_bytes": source.file_bytes(),
+            "set_aside_bytes": source.set_aside().map_or(0, |aside| aside.bytes),
             "types": types.iter().map(list).collect::<Vec<_>>(),
             "bytes_per_token": need.bytes_per_token,
             "weight_bytes": need.weight_bytes,
@@ -84,12 +89,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     line("architecture", config.family.to_owned())?;
     line("parameters", HumanCount(need.parameters).to_string())?;
     let windows = if windows > 0 { format!(", {windows} with a sliding window") } else { String::new() };
-    line("layers", format!("{}{windows}", config.layers.len()))?;
+    let shared = if shared > 0 { format!(", {shared} on the caches of others") } else { String::new() };
+    line("layers", format!("{}{windows}{shared}", config.layers.len()))?;
     line("width, vocabulary", format!("{}, {}", config.hidden, HumanCount(config.vocab as u64)))?;
     line("most context", format!("{} tokens", HumanCount(config.max_context as u64)))?;
     line("file", HumanBytes(source.file_bytes()).to_string())?;
     for (ty, (count, bytes)) in &types {
         line("", format!("{ty:<8}{count:>5} tensors {:>12}", HumanBytes(*bytes).to_string()))?;
+    }
+    if let Some(aside) = model::note_of(&source) {
+        line("", aside)?;
     }
     line("read per token", HumanBytes(need.bytes_per_token).to_string())?;
     line("memory needed", format!("{} at {context} tokens of context", HumanBytes(total)))?;
