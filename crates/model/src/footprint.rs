@@ -2,12 +2,14 @@
 
 use crate::Result;
 use crate::config::Config;
+use crate::drafters::TargetFacts;
 use crate::layers::{Experts, Gated, MlpKind};
 use crate::load::{LoadOptions, Source};
 use crate::weights::{self, MatrixShape, Measure, Weights};
 use leveret_kernels::attention::KvType;
 use leveret_kernels::{ElementType, Matrix};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Memory and memory traffic of a model under given [`LoadOptions`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +43,17 @@ impl Source {
         options.check(&config)?;
         let weights = weights::load(self, &config, options.precision, &Measure)?;
         Ok(measure(&config, &weights, options.kv))
+    }
+
+    /// What drafters need to know of the model, which is not loaded for it.
+    ///
+    /// # Errors
+    /// As [`footprint`](Self::footprint).
+    pub fn target_facts(&self, options: &LoadOptions) -> Result<TargetFacts> {
+        let config = self.config()?;
+        let weights = weights::load(self, &config, options.precision, &Measure)?;
+        let head = weights.head.as_ref().unwrap_or(&weights.embedding);
+        Ok(TargetFacts { head_bytes: packed(head) as usize, config: Arc::new(config) })
     }
 }
 

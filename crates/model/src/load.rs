@@ -213,10 +213,10 @@ impl Source {
         }
     }
 
-    /// A tensor of any type; GGUF has no need of it.
+    /// A tensor of any type; of a GGUF file, of integers only.
     pub(crate) fn raw(&self, name: &str) -> Option<RawTensor<'_>> {
         match &self.files {
-            Files::Gguf(_) => None,
+            Files::Gguf(gguf) => gguf.integers(name),
             Files::Folder(folder) => folder.raw(name),
         }
     }

@@ -4,9 +4,12 @@
 //! [`Guesser`] of it. A guesser only turns prefixes into scores of the next token. Which of them
 //! become a draft, a chain or a tree, is decided once for all in `leveret-spec`.
 
-use crate::Result;
+mod fit;
+mod kinds;
 mod language;
+mod vocabulary;
 
+use crate::Result;
 use crate::config::Config;
 use crate::target::Tap;
 use leveret_kernels::attention::KvType;
@@ -14,6 +17,7 @@ use leveret_kernels::{Matrix, Team};
 use std::fmt::Debug;
 use std::sync::Arc;
 
+pub use kinds::{DraftOptions, describe, load, recognise};
 pub use language::LanguageModel;
 
 /// What a drafter may use of the target that it guesses for: its threads, its embedding and its
@@ -40,6 +44,20 @@ impl TargetParts {
     pub fn team(&self) -> &Arc<Team> {
         &self.team
     }
+
+    /// What must be known of the target to say what a drafter is.
+    pub fn facts(&self) -> TargetFacts {
+        TargetFacts { config: Arc::clone(&self.config), head_bytes: self.head.bytes() }
+    }
+}
+
+/// What must be known of a target to say what a drafter for it is, without either being loaded.
+#[derive(Debug, Clone)]
+pub struct TargetFacts {
+    /// What the target is composed of.
+    pub config: Arc<Config>,
+    /// Bytes of its head, which drafters without one of their own read.
+    pub head_bytes: usize,
 }
 
 /// What a network is, for messages, `inspect` and control.
@@ -160,4 +178,10 @@ pub trait Guesser: Debug + Send {
     /// # Panics
     /// If the node does not exist.
     fn scores(&self, node: usize) -> Scores<'_>;
+
+    /// Values inside the network during the last draft, row by row, by the name that reference
+    /// outputs have for them. For comparison only; `None` where nothing of that name is kept.
+    fn trace(&self, _name: &str) -> Option<&[f32]> {
+        None
+    }
 }

@@ -1,6 +1,7 @@
 //! `leveret golden`: compares this engine with a folder of reference outputs. Every number comes
 //! from that folder; nothing is known here about a particular one.
 
+mod drafter;
 mod fixture;
 mod quantised;
 mod report;
@@ -21,7 +22,7 @@ use report::Report;
 /// Compare with a folder of reference outputs.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "DIR is one case: a target (golden.json and target/), quantised files (golden.json and
+    after_help = "DIR is one case: a target (golden.json and target/), drafters for one (drafter*/), quantised files (golden.json and
 model-TYPE.gguf), tokenizers and chat templates, or sampling. One line for each compared quantity;
 exit code 1 if one differs or nothing could be compared."
 )]
@@ -49,6 +50,7 @@ fn compare(dir: &Path, threads: usize, report: &mut Report) -> Result<()> {
             quantised::compare(dir, types, report)?;
         }
         target::compare(dir, threads, report)?;
+        drafter::compare(dir, threads, report)?;
     }
     type Compare = fn(&Path, &mut Report) -> Result<()>;
     let parts: [(&str, Compare); 5] = [

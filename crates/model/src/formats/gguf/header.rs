@@ -132,17 +132,16 @@ fn read_tensor(cursor: &mut Cursor<'_>, i: usize) -> Result<(Directory, u64), St
 /// Computes where the tensor's data lies and checks that it is inside the file.
 fn place(tensor: &mut Directory, data: u64, offset: u64, file_len: usize) -> Result<(), String> {
     let (name, shape) = (&tensor.name, tensor.shape());
-    let size = match tensor.ty.element() {
+    let row = shape[shape.len() - 1];
+    let size = match tensor.ty.row_bytes(row) {
         // Without its size only the start can be checked; reading it is refused when asked for.
         None => 0,
-        Some(ty) => {
-            let row = shape[shape.len() - 1];
+        Some(row_bytes) => {
             let rows = shape[..shape.len() - 1].iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-            let row_bytes = ty.row_bytes(row).ok_or_else(|| {
-                let block = ty.block_len();
+            let row_bytes = row_bytes.map_err(|block| {
                 format!(
                     "tensor `{name}` of type {} has rows of {row}; expected a multiple of {block}",
-                    ty.name()
+                    tensor.ty
                 )
             })?;
             rows.and_then(|rows| rows.checked_mul(row_bytes))

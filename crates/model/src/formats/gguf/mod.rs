@@ -19,6 +19,7 @@ pub use write::{Body, MetaValue, Writer};
 
 use super::TensorView;
 use super::map::FileBytes;
+use super::safetensors::RawTensor;
 use crate::{Error, Result};
 use header::{Directory, Header};
 use leveret_kernels::ElementType;
@@ -133,13 +134,20 @@ impl Gguf {
         Ok(Some(TensorView { ty, shape, bytes }))
     }
 
+    /// The tensor `name` if it is one of integers.
+    pub fn integers(&self, name: &str) -> Option<RawTensor<'_>> {
+        let Placed { part, directory } = self.find(name)?;
+        let bytes = &self.parts[*part][directory.bytes.clone()];
+        Some(RawTensor { dtype: directory.ty.integer()?, shape: directory.shape(), bytes })
+    }
+
     /// All tensors in file order.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = TensorInfo<'_>> {
         self.tensors.iter().map(|Placed { directory, .. }| TensorInfo {
             name: &directory.name,
             shape: directory.shape(),
             ty: directory.ty,
-            bytes: directory.ty.element().map(|_| directory.bytes.len()),
+            bytes: directory.ty.row_bytes(1).map(|_| directory.bytes.len()),
         })
     }
 

@@ -1,5 +1,6 @@
 //! Tensor type ids of GGUF, those that this engine decodes and those that it can only name.
 
+use crate::formats::safetensors::Dtype;
 use leveret_kernels::ElementType;
 use std::fmt;
 
@@ -59,6 +60,26 @@ impl TypeId {
     pub fn element(self) -> Option<ElementType> {
         let (_, ty) = SUPPORTED.iter().find(|(id, _)| *id == self.0)?;
         Some(*ty)
+    }
+
+    /// The type of a tensor of integers, as other formats call it.
+    pub fn integer(self) -> Option<Dtype> {
+        match self.0 {
+            24 => Some(Dtype::I8),
+            25 => Some(Dtype::I16),
+            26 => Some(Dtype::I32),
+            27 => Some(Dtype::I64),
+            _ => None,
+        }
+    }
+
+    /// Bytes of `row` elements: `None` if their size is not known, an error if blocks do not fit.
+    pub(super) fn row_bytes(self, row: usize) -> Option<Result<usize, usize>> {
+        match (self.element(), self.integer()) {
+            (Some(ty), _) => Some(ty.row_bytes(row).ok_or(ty.block_len())),
+            (None, Some(ty)) => Some(row.checked_mul(ty.bitsize() / 8).ok_or(1)),
+            (None, None) => None,
+        }
     }
 }
 

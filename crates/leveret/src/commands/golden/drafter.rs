@@ -1,0 +1,286 @@
+//! A drafter against its reference: the logits of every draft of recorded rounds, the ids that it
+//! drafts everywhere, and that the way a text came about leaves no trace in a draft.
+
+mod chain;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+use leveret_model::drafters::{self, DraftOptions, Network};
+use leveret_model::formats::Safetensors;
+use leveret_model::golden::Golden;
+use leveret_model::{Error, KvType, LoadOptions, Model, Precision, Source, Tap};
+use serde_json::Value;
+
+use super::fixture::{self, Table, table};
+use super::report::Report;
+use chain::{Draft, Text};
+
+/// A draft's logits that stand for "no candidate" in a reference.
+const NONE: f32 = -1e29;
+
+/// Compares every drafter of the case.
+pub(crate) fn compare(dir: &Path, threads: usize, report: &mut Report) -> Result<()> {
+    let golden = Golden::open(dir)?;
+    if golden.tensors().raw("p0.draft_ids").is_none() {
+        return Ok(());
+    }
+    let own = |key: &str| golden.json().get(key).and_then(Value::as_str).map(|path| dir.join(path));
+    let texts = match own("target_golden") {
+        Some(path) => Safetensors::open(path)?,
+        None => Safetensors::open(dir.join("golden.safetensors"))?,
+    };
+    let target = own("target").unwrap_or_else(|| dir.join("target"));
+    let mut found = false;
+    for path in candidates(dir) {
+        let layout = path.strip_prefix(dir).unwrap_or(&path).display().to_string();
+        let gguf = dir.join("gguf").join("target-bf16.gguf");
+        let in_target = layout.trim_start_matches("gguf/").starts_with("target");
+        let target = match () {
+            () if in_target => &path,
+            () if layout.starts_with("gguf") && gguf.is_file() => &gguf,
+            () => &target,
+        };
+        let case = Case { golden: &golden, texts: &texts, layout: &layout };
+        match case.compare(&path, target, threads, report) {
+            Ok(compared) => found |= compared,
+            Err(error) => match error.downcast_ref() {
+                Some(Error::Unsupported { .. }) => {
+                    found = true;
+                    report.not_yet(&layout, &error.to_string());
+                }
+                _ => {
+                    found = true;
+                    report.failed(&layout, &error.to_string());
+                }
+            },
+        }
+    }
+    if !found {
+        report.not_yet("drafts", "no drafter was recognised in this folder");
+    }
+    Ok(())
+}
+
+/// Everything in the folder that may hold a drafter.
+fn candidates(dir: &Path) -> Vec<PathBuf> {
+    let entries = [dir.to_path_buf(), dir.join("gguf")];
+    let entries = entries.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
+    let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
+    paths.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let holds = ["drafter", "assistant", "target"].iter().any(|kind| name.starts_with(kind));
+        holds && (path.is_dir() || name.ends_with(".gguf"))
+    });
+    paths.sort();
+    paths
+}
+
+/// One drafter of a case.
+struct Case<'a> {
+    golden: &'a Golden,
+    /// Where the texts are recorded.
+    texts: &'a Safetensors,
+    layout: &'a str,
+}
+
+impl Case<'_> {
+    /// False if `path` holds no drafter, as most targets do not.
+    fn compare(&self, path: &Path, target: &Path, threads: usize, report: &mut Report) -> Result<bool> {
+        let source = Source::open(path)?;
+        if path == target && drafters::recognise(&source).is_none() {
+            return Ok(false);
+        }
+        let options = LoadOptions { threads, kv: KvType::F32, precision: Precision::Float, context: None };
+        let mut model = Model::load(&Source::open(target)?, &options)?;
+        let draft_options = DraftOptions { precision: Precision::Float, ..DraftOptions::default() };
+        let network = drafters::load(&source, &model.parts(), &draft_options)?;
+        let taps = network.description().taps.clone();
+        for (i, prompt) in self.golden.json()["prompts"].as_array().into_iter().flatten().enumerate() {
+            let Some(tokens) = integers(self.texts, &format!("p{i}.seq_ids")) else { continue };
+            let start = prompt["prompt_len"].as_u64().unwrap_or(0) as usize;
+            let tokens = tokens.into_iter().map(|id| id as u32).collect();
+            let text = Text::run(&mut model, tokens, start, &taps)?;
+            self.compare_text(i, prompt, &text, &network, report)?;
+        }
+        Ok(true)
+    }
+
+    /// Compares the drafts after one prompt.
+    fn compare_text(
+        &self,
+        i: usize,
+        prompt: &Value,
+        text: &Text,
+        network: &Arc<dyn Network>,
+        report: &mut Report,
+    ) -> Result<()> {
+        let name = |what: &str| format!("p{i}.{what}");
+        let says = |what: &str| format!("{} p{i}.{what}", self.layout);
+        let ids = |what: &str| integers(self.golden.tensors(), &name(what)).unwrap_or_default();
+        let (round_n, draft_ids) = (ids("round_n"), ids("draft_ids"));
+        let depth = draft_ids.len() / round_n.len().max(1);
+        if depth == 0 {
+            report.failed(&says("draft_ids"), "none are recorded");
+            return Ok(());
+        }
+
+        // Each recorded round by itself, the drafter reading all of the text at once.
+        let expected = table(self.golden.tensors(), &name("draft_logits"))?;
+        let (mut worst, mut wrong) = (0f32, Vec::new());
+        let mut rounds = Vec::new();
+        for (r, &n) in round_n.iter().enumerate() {
+            let draft = text.fresh(network, n as usize, depth)?;
+            if let Some(expected) = &expected {
+                worst = draft.distance(expected, r, depth, text.vocab).fold(worst, greater);
+            }
+            check_ids(n, draft.ids(), &draft_ids[r * depth..][..depth], &mut wrong);
+            rounds.push(draft);
+        }
+        if let Some(expected) = &expected {
+            report.numbers(&says("draft_logits"), worst, allowed(expected));
+        }
+        report.count(&says("draft_ids"), round_n.len(), &wrong);
+
+        // At every place, the drafter having followed the text row by row.
+        let (all_n, all_ids) = (ids("all_n"), ids("all_draft_ids"));
+        let mut wrong = Vec::new();
+        let mut guesser = text.follow(network)?;
+        for (r, &n) in all_n.iter().enumerate() {
+            guesser.read(n as usize)?;
+            let draft = guesser.draft(depth)?;
+            check_ids(n, draft.ids(), &all_ids[r * depth..][..depth], &mut wrong);
+        }
+        if !all_n.is_empty() {
+            report.count(&says("all_draft_ids"), all_n.len(), &wrong);
+        }
+        self.compare_accepted(&says("accepted"), prompt, text, &rounds, &round_n, report);
+        self.compare_inside(i, text, network, depth, report)?;
+        self.compare_forced(&says("drafts after forced acceptance"), text, network, depth, report)
+    }
+
+    /// The rounds of a greedy run: how many drafts came true in each, and where the next began.
+    fn compare_accepted(
+        &self,
+        what: &str,
+        prompt: &Value,
+        text: &Text,
+        rounds: &[Draft],
+        round_n: &[i64],
+        report: &mut Report,
+    ) {
+        let recorded = prompt["draft"]["accepted"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let mut wrong = Vec::new();
+        for (r, (draft, recorded)) in rounds.iter().zip(recorded).enumerate() {
+            let n = round_n[r] as usize;
+            let truth = text.tokens.get(n + 1..).unwrap_or_default();
+            let accepted = draft.ids().iter().zip(truth).take_while(|(a, b)| a == b).count();
+            let next = round_n.get(r + 1).is_none_or(|&next| next as usize == n + accepted + 1);
+            if recorded.as_u64() != Some(accepted as u64) || !next {
+                wrong.push(format!("round {r} accepts {accepted}, recorded {recorded}"));
+            }
+        }
+        if !recorded.is_empty() {
+            report.count(what, recorded.len().min(rounds.len()), &wrong);
+        }
+    }
+
+    /// What is recorded of the inside of the first round.
+    fn compare_inside(
+        &self,
+        i: usize,
+        text: &Text,
+        network: &Arc<dyn Network>,
+        depth: usize,
+        report: &mut Report,
+    ) -> Result<()> {
+        let prefix = format!("p{i}.first.");
+        let tensors = self.golden.tensors();
+        for name in tensors.names() {
+            let Some(what) = name.strip_prefix(&prefix) else { continue };
+            let Some(expected) = table(tensors, &name)? else { continue };
+            let says = format!("{} {name}", self.layout);
+            let found = match what {
+                "prefill_logits" => text.prefill_logits(network, expected.rows, depth)?,
+                _ => text.trace(network, what, depth)?,
+            };
+            match found {
+                None => report.not_yet(&says, "this network keeps nothing of that name"),
+                Some(found) if found.len() != expected.values.len() => {
+                    let (found, expected) = (found.len(), expected.values.len());
+                    report.failed(&says, &format!("{found} values, expected {expected}"));
+                }
+                Some(found) => {
+                    let pairs = found.iter().zip(&expected.values);
+                    report.numbers(
+                        &says,
+                        pairs.map(|(a, b)| (a - b).abs()).fold(0.0, greater),
+                        allowed(&expected),
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// However many drafts each round accepts, and whether or not there was a draft, the next draft
+    /// is the one of a drafter that has read the text just now, bit for bit.
+    fn compare_forced(
+        &self,
+        what: &str,
+        text: &Text,
+        network: &Arc<dyn Network>,
+        depth: usize,
+        report: &mut Report,
+    ) -> Result<()> {
+        let last = text.tokens.len() - 1 - depth.min(text.tokens.len() - 1);
+        let fresh: Vec<Draft> =
+            (text.start..=last).map(|n| text.fresh(network, n, depth)).collect::<Result<_>>()?;
+        let (mut all, mut wrong) = (0, Vec::new());
+        for accepted in 0..=depth {
+            for idle in [0, 1, 3] {
+                let mut guesser = text.follow(network)?;
+                for (round, n) in (text.start..=last).step_by(accepted + 1).enumerate() {
+                    guesser.read(n)?;
+                    if round % (idle + 1) != 0 {
+                        continue;
+                    }
+                    let draft = guesser.draft(depth)?;
+                    all += 1;
+                    if !draft.same(&fresh[n - text.start]) {
+                        wrong.push(format!(
+                            "{accepted} accepted each round, {idle} of {} without a draft, position {n}",
+                            idle + 1
+                        ));
+                    }
+                }
+            }
+        }
+        report.count(what, all, &wrong);
+        Ok(())
+    }
+}
+
+/// The larger, where what is not a number is larger than all.
+fn greater(a: f32, b: f32) -> f32 {
+    if b.is_nan() { f32::INFINITY } else { a.max(b) }
+}
+
+/// The distance that passes, by the size of what is a number at all.
+fn allowed(expected: &Table) -> f32 {
+    1e-3 * expected.values.iter().filter(|v| **v > NONE).fold(1f32, |m, v| m.max(v.abs()))
+}
+
+fn check_ids(n: i64, found: &[u32], expected: &[i64], wrong: &mut Vec<String>) {
+    if !found.iter().map(|&id| i64::from(id)).eq(expected.iter().copied()) {
+        wrong.push(format!("after {n} rows: {found:?}, expected {expected:?}"));
+    }
+}
+
+/// A tensor of integers, flattened.
+fn integers(file: &Safetensors, name: &str) -> Option<Vec<i64>> {
+    let raw = file.raw(name)?;
+    (raw.dtype == leveret_model::formats::safetensors::Dtype::I64)
+        .then(|| raw.bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect())
+}

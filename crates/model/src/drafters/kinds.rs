@@ -1,0 +1,88 @@
+//! From files to a drafter: the kinds that there are, how each is recognised, and what may be asked
+//! of all of them.
+
+use super::{Description, Network, TargetFacts, TargetParts};
+use crate::load::{Files, Source};
+use crate::weights::Precision;
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// How a drafter is loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DraftOptions {
+    /// What becomes of its weights.
+    pub precision: Precision,
+    /// Features to read instead of those that its files name: residual streams after so many layers
+    /// of the target.
+    pub taps: Option<Vec<usize>>,
+    /// Load it though its files say that it was made for another target.
+    pub force: bool,
+}
+
+/// A kind of drafter.
+pub(crate) struct Kind {
+    /// Its family, as [`Description::family`] has it.
+    pub(crate) family: &'static str,
+    /// Whether `source` holds one.
+    pub(crate) matches: fn(&Source) -> bool,
+    /// Says what it is and checks every tensor's presence and shape, and that it fits the target if
+    /// there is one.
+    pub(crate) describe: fn(&Source, Option<&TargetFacts>, &DraftOptions) -> Result<Description>,
+    /// Loads it for a target.
+    pub(crate) load: fn(&Source, &TargetParts, &DraftOptions) -> Result<Arc<dyn Network>>,
+}
+
+/// All kinds; the first that recognises the files counts.
+const KINDS: [Kind; 0] = [];
+
+/// Whether `source` holds a drafter, and of which family. A target that has one in its own file
+/// counts as well.
+pub fn recognise(source: &Source) -> Option<&'static str> {
+    find(source).map(|kind| kind.family)
+}
+
+/// Says what the drafter in `source` is, and checks that it is complete and fits `target`.
+///
+/// # Errors
+/// No drafter, or one that [`load`] would refuse.
+pub fn describe(
+    source: &Source,
+    target: Option<&TargetFacts>,
+    options: &DraftOptions,
+) -> Result<Description> {
+    let kind = find(source).ok_or_else(|| unknown(source))?;
+    (kind.describe)(source, target, options)
+}
+
+/// Loads the drafter in `source` for the target that `parts` are of.
+///
+/// # Errors
+/// No drafter of a kind that is supported; a tensor that is missing, has another shape than the
+/// configuration says, or belongs to nothing; a drafter that does not fit the target, by its width,
+/// vocabulary or taps.
+pub fn load(source: &Source, parts: &TargetParts, options: &DraftOptions) -> Result<Arc<dyn Network>> {
+    let kind = find(source).ok_or_else(|| unknown(source))?;
+    (kind.load)(source, parts, options)
+}
+
+fn find(source: &Source) -> Option<&'static Kind> {
+    const { &KINDS }.iter().find(|kind| (kind.matches)(source))
+}
+
+fn unknown(source: &Source) -> Error {
+    let found = match source.files() {
+        Files::Gguf(gguf) => match gguf.meta().get::<&str>("general.architecture") {
+            Ok(Some(name)) => format!("architecture `{name}`"),
+            _ => "no architecture".into(),
+        },
+        Files::Folder(folder) => {
+            let config = folder.config.as_ref().or(folder.params.as_ref());
+            let name = config.and_then(|c| c.get("architectures")?.get(0)?.as_str());
+            name.map_or_else(|| "no architecture".into(), |name| format!("architecture `{name}`"))
+        }
+    };
+    let families: Vec<_> = const { &KINDS }.iter().map(|kind| kind.family).collect();
+    let what =
+        format!("holds no drafter that this engine knows ({found}); supported: {}", families.join(", "));
+    Error::unsupported(source.path(), what)
+}
