@@ -80,7 +80,8 @@ impl<'a> Visible<'a> {
     pub(super) fn seen(&self, row: usize, window: Option<usize>) -> Range<usize> {
         let end = self.position(row) + 1;
         let window = window.unwrap_or(end + self.rows).max(1);
-        let last = if self.mutual { (end - 1).saturating_add(window).min(self.base + self.rows) } else { end };
+        let last =
+            if self.mutual { (end - 1).saturating_add(window).min(self.base + self.rows) } else { end };
         end.saturating_sub(window)..last
     }
 
