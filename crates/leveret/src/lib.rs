@@ -6,8 +6,10 @@
 pub mod catalogue;
 mod cli;
 mod commands;
+mod control;
 mod drafter;
 pub mod law;
+mod machine;
 mod model;
 mod plot;
 mod progress;

@@ -163,6 +163,27 @@ impl Draft {
         tail.iter().position(|n| n.parent == parent && n.token == token).map(|i| from + i)
     }
 
+    /// Gives every node a new chance: `given(node, old)` says how likely it is when its parent is
+    /// accepted, where `old` is what its chance so far says of that.
+    pub(crate) fn rescore(&mut self, mut given: impl FnMut(&Node, f32) -> f32) {
+        let mut old = Vec::with_capacity(self.nodes.len());
+        for i in 0..self.nodes.len() {
+            let node = self.nodes[i];
+            old.push(node.chance);
+            let (before, above) = node.parent.map_or((1.0, 1.0), |p| (old[p], self.nodes[p].chance));
+            let share = if before > 0.0 { node.chance / before } else { 0.0 };
+            self.nodes[i].chance = above * given(&node, share).clamp(0.0, 1.0);
+        }
+    }
+
+    /// Keeps the nodes for which `keep` says so of the node and its parent's chance, and whose
+    /// parent is kept.
+    pub(crate) fn retain_given(&mut self, mut keep: impl FnMut(&Node, f32) -> bool) {
+        let nodes: Vec<bool> =
+            self.nodes.iter().map(|n| keep(n, n.parent.map_or(1.0, |p| self.nodes[p].chance))).collect();
+        self.retain(|i, _| nodes[i]);
+    }
+
     /// Keeps the nodes for which `keep` says so and whose parent is kept, in their order.
     pub fn retain(&mut self, mut keep: impl FnMut(usize, &Node) -> bool) {
         self.moved.clear();

@@ -37,6 +37,10 @@ pub struct Worth {
     pub row: f64,
     /// Seconds of a one-row pass; 0 while unknown.
     pub pass_seconds: f64,
+    /// Least chance of a token, given what precedes it, that is asked for.
+    pub least_given: f32,
+    /// Guessing has been losing time: nothing will be verified, and what takes time had better wait.
+    pub parked: bool,
 }
 
 impl Worth {

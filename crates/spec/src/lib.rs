@@ -1,16 +1,15 @@
 //! One round of speculative decoding: draft, verify, sample, commit.
 //!
-//! A [`Session`] writes one text. Each step a [`Drafter`] proposes a [`Draft`], the price rule
+//! A [`Session`] writes one text. Each step a [`Drafter`] proposes a [`Draft`], control
 //! keeps what pays for its rows, the target runs once over all of them, and [`verify()`] walks the
 //! draft with the [`Sampler`], whose choice at a position depends on the text before it alone. So
 //! the text is the same with any drafter and with none; only its speed differs.
 
-mod clock;
+mod control;
 mod draft;
 mod drafter;
 pub mod drafters;
 mod error;
-mod price;
 mod sampler;
 mod session;
 mod stats;
@@ -19,10 +18,11 @@ mod stop;
 mod testing;
 pub mod verify;
 
+pub use control::{Control, CostCurve, measure};
 pub use draft::{Draft, Draws, Node};
 pub use drafter::{Context, Drafter, PassRows, Round, Worth};
 pub use error::{Error, Result};
-pub use price::{CostCurve, Price};
+
 pub use sampler::{Choice, Distribution, Draw, DrawScratch, Noise, Sampler, SamplingParams, TokenLogprobs};
 pub use session::{Detokenizer, FinishReason, Options, Request, Session, Step};
 pub use stats::Stats;

@@ -11,10 +11,10 @@ use leveret_model::drafters::Features;
 use leveret_model::{Cache, LogitRows, Pass, Tap, Target};
 use serde::Serialize;
 
+use crate::control::{Control, Controller, CostCurve};
 use crate::draft::Draft;
 use crate::drafter::{Context, Drafter, PassRows, Round};
 use crate::error::{Error, Result};
-use crate::price::{CostCurve, Price};
 use crate::sampler::{Draw, Sampler, SamplingParams, TokenLogprobs};
 use crate::stats::Stats;
 use crate::stop::StopStrings;
@@ -75,6 +75,8 @@ pub struct Options {
     pub follow_clock: bool,
     /// How drafts are verified.
     pub accept: Accept,
+    /// How it is decided how much of a draft is verified.
+    pub control: Control,
 }
 
 impl Default for Options {
@@ -87,6 +89,7 @@ impl Default for Options {
             cost: CostCurve::default(),
             follow_clock: true,
             accept: Accept::Match,
+            control: Control::Price,
         }
     }
 }
@@ -133,8 +136,7 @@ pub struct Session<T: Target> {
     drafter: Option<Box<dyn Drafter>>,
     /// Features that the drafter reads.
     taps: Vec<Tap>,
-    price: Price,
-    follow_clock: bool,
+    control: Controller,
     end_tokens: Vec<u32>,
     prefill_chunk: usize,
     max_draft: usize,
@@ -212,8 +214,7 @@ impl<T: Target> Session<T> {
             taps: drafter.as_ref().map_or_else(Vec::new, |drafter| drafter.taps().to_vec()),
             logprob_count: params.logprobs,
             drafter,
-            price: Price::new(options.cost),
-            follow_clock: options.follow_clock,
+            control: Controller::new(options.control, options.cost, options.follow_clock),
             end_tokens: options.end_tokens,
             prefill_chunk: options.prefill_chunk.max(1),
             max_draft: options.max_draft,
@@ -275,13 +276,14 @@ impl<T: Target> Session<T> {
         self.taps = taps;
         result?;
         let passed = Instant::now();
-        if self.follow_clock && !reading {
-            self.price.time(self.plan.tokens.len(), (passed - planned).as_secs_f64());
-        }
         let before = self.tokens.len();
         self.decide(target)?;
         let decided = Instant::now();
         self.commit(target, reading, self.tokens.len() - before)?;
+        if !reading {
+            let seconds = (passed - planned).as_secs_f64();
+            self.control.record(self.plan.tokens.len(), before, seconds, &self.tokens[before..]);
+        }
         let end = Instant::now();
 
         let stats = &mut self.stats;
@@ -335,11 +337,14 @@ impl<T: Target> Session<T> {
         }
         let (tokens, prompt_len) = (&self.tokens, self.prompt_len);
         let draw = if self.apart { self.draw.of_round(tokens.len()) } else { self.draw };
-        let context = Context { tokens, prompt_len, draw, worth: self.price.worth() };
+        let context = Context { tokens, prompt_len, draw, worth: self.control.worth(tokens.len()) };
+        let room = self.control.rows(room);
+        let start = Instant::now();
         drafter.propose(&context, room, &mut self.draft);
+        let seconds = start.elapsed().as_secs_f64();
         let vocab = self.vocab;
         self.draft.retain(|i, node| i < room && node.depth <= depth && (node.token as usize) < vocab);
-        self.price.trim(&mut self.draft, 1);
+        self.control.cut(&mut self.draft, 1, self.tokens.len(), seconds);
     }
 
     fn pass(&mut self) -> Pass<'_, T::Cache> {
@@ -427,11 +432,10 @@ impl<T: Target> Session<T> {
             self.stats.committed += new;
             self.stats.drafted += self.draft.len();
             self.stats.accepted += accepted;
-            self.price.record(self.plan.tokens.len(), new);
         }
         if let Some(drafter) = &mut self.drafter {
             let (tokens, prompt_len, draw) = (&self.tokens, self.prompt_len, self.draw);
-            let context = Context { tokens, prompt_len, draw, worth: self.price.worth() };
+            let context = Context { tokens, prompt_len, draw, worth: self.control.worth(tokens.len()) };
             let pass = LastPass { target, plan: &self.plan, taps: &self.taps };
             let (draft, rows) = (&self.draft, &self.path[..]);
             let first = self.cache.len() - rows.len();

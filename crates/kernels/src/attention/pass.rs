@@ -126,7 +126,9 @@ impl<'a> Pass<'a> {
 
     /// Positions that a row sees.
     fn seen(&self, row: usize) -> Range<usize> {
-        self.rows.seen(row, self.spec.window)
+        let end = self.rows.position(row) + 1;
+        let window = self.spec.window.unwrap_or(end).max(1);
+        end.saturating_sub(window)..end
     }
 
     /// Blocks that any of the rows sees.

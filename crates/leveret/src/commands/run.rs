@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use leveret_model::{Model, Source, Target};
-use leveret_spec::{FinishReason, Options, Request, Session};
+use leveret_spec::{CostCurve, FinishReason, Options, Request, Session};
 use serde_json::{Value, json};
 
 use super::sampling::SamplingArgs;
 use crate::cli::Usage;
+use crate::control::{self, ControlArgs};
 use crate::drafter::DrafterArgs;
 use crate::model::{self, CONTEXT, EngineArgs};
 
@@ -44,6 +45,8 @@ pub(crate) struct Args {
     sampling: SamplingArgs,
     #[command(flatten)]
     drafter: DrafterArgs,
+    #[command(flatten)]
+    control: ControlArgs,
     #[command(flatten)]
     engine: EngineArgs,
 }
@@ -87,15 +90,21 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         true => words.raw_prompt(&prompt)?,
         false => words.chat_prompt(&prompt, args.system.as_deref())?,
     };
+    let drafter = drafters.build()?;
+    let cost = match drafter {
+        Some(_) => control::cost_curve(model, &source)?,
+        None => CostCurve::default(),
+    };
     let options = Options {
         context: args.engine.context.unwrap_or(CONTEXT).min(model.max_context()),
         end_tokens: words.tokenizer.end_ids().to_vec(),
         accept: args.sampling.accept(),
+        control: args.control.control,
+        cost,
         ..Options::default()
     };
     let prompt_ids = ids.clone();
-    let request =
-        Request { prompt: ids, params, drafter: drafters.build()?, text: Some(words.detokenizer()) };
+    let request = Request { prompt: ids, params, drafter, text: Some(words.detokenizer()) };
     let mut session = Session::new(model, request, options)?;
 
     let interrupted = watch_for_interrupt()?;

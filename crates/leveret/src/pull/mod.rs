@@ -31,12 +31,7 @@ impl Store {
     /// # Errors
     /// When none of these variables nor the home folder is known.
     pub fn open() -> Result<Self> {
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let home = set("LEVERET_HOME")
-            .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("leveret")))
-            .or_else(|| std::env::home_dir().map(|home| home.join(".cache/leveret")));
-        let home = home.ok_or_else(|| anyhow!("no home folder is known; set LEVERET_HOME"))?;
-        Ok(Self { root: home.join("models") })
+        Ok(Self { root: home()?.join("models") })
     }
 
     /// Where the store is.
@@ -65,6 +60,18 @@ impl Store {
         models.sort();
         models
     }
+}
+
+/// The folder of all that Leveret keeps: `$LEVERET_HOME`, else `leveret` in the user's cache folder.
+///
+/// # Errors
+/// When none of these variables nor the home folder is known.
+pub(crate) fn home() -> Result<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = set("LEVERET_HOME")
+        .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("leveret")))
+        .or_else(|| std::env::home_dir().map(|home| home.join(".cache/leveret")));
+    home.ok_or_else(|| anyhow!("no home folder is known; set LEVERET_HOME"))
 }
 
 /// Path of the model that `spec` names: a name of the catalogue or the store,

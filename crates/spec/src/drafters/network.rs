@@ -133,7 +133,7 @@ impl NetworkDrafter {
         }
         // Rows are paid for one by one later.
         let cost = whole / worth.pass_seconds;
-        if gain > worth.lambda * cost {
+        if !worth.parked && gain > worth.lambda * cost {
             return true;
         }
         self.idle += 1.0;
@@ -189,7 +189,8 @@ impl NetworkDrafter {
             let own = scores.confidence.filter(|_| rank == 0).unwrap_or(choice.chance);
             let chance = chance * self.reliability.chance(depth, rank, own);
             // The very first guess costs nothing any more, and whether it comes true is worth knowing.
-            if chance >= least || (rank == 0 && depth == 0) {
+            let likely = chance >= least && own >= context.worth.least_given;
+            if likely || (rank == 0 && depth == 0) {
                 self.next.push(self.guesses.len());
                 let (token, parent, depth, branch) = (choice.token, at, depth + 1, 0);
                 self.guesses.push(Guess { token, parent, depth, rank, own, chance, branch });

@@ -12,6 +12,7 @@ use leveret_kernels::bandwidth;
 use leveret_model::{Cache, LogitRows, Model, Pass, Source, Target, Team};
 use serde_json::json;
 
+use crate::machine;
 use crate::model::{self, EngineArgs};
 use crate::plot::{self, Curve};
 
@@ -246,13 +247,13 @@ impl Figures {
             "bytes_per_token": self.bytes_per_token,
             "idle_share": self.idle_share,
             "kv": format!("{:?}", model.kv_type()).to_lowercase(),
-            "cpu": cpu(),
+            "cpu": machine::cpu(),
             "version": env!("CARGO_PKG_VERSION"),
         })
     }
 
     fn table(&self, name: &str, model: &Model, out: &mut impl Write) -> Result<()> {
-        writeln!(out, "{name}, {} threads, {}", model.threads(), cpu())?;
+        writeln!(out, "{name}, {} threads, {}", model.threads(), machine::cpu())?;
         if let Some(idle) = self.idle_share {
             writeln!(out, "machine idle before   {:>9.0} %", idle * 100.0)?;
         }
@@ -291,11 +292,4 @@ fn idle_share(time: Duration) -> Option<f64> {
     std::thread::sleep(time);
     let (idle_now, all_now) = read()?;
     (all_now > all).then(|| (idle_now - idle) as f64 / (all_now - all) as f64)
-}
-
-/// What the processor calls itself.
-fn cpu() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = text.lines().find(|line| line.starts_with("model name"));
-    line.and_then(|line| line.split_once(": ")).map_or(std::env::consts::ARCH, |(_, name)| name).to_owned()
 }

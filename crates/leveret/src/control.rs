@@ -1,0 +1,123 @@
+//! How far commands guess: the rule, and what passes cost on this machine, which is measured once
+//! and kept.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use leveret_model::{Model, Source};
+use leveret_spec::{Control, CostCurve, measure};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::machine;
+use crate::pull;
+
+/// The option of every command that guesses ahead.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ControlArgs {
+    /// How it is decided how far to guess: price, ratio, fixed:N rows, or pmin:P for tokens at least
+    /// that likely. The text is the same with each; only the speed differs.
+    #[arg(long, value_name = "RULE", default_value = "price")]
+    pub(crate) control: Control,
+}
+
+/// Most time for the measurement.
+const BUDGET: Duration = Duration::from_millis(1600);
+
+/// What a measurement holds for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Setting {
+    model: PathBuf,
+    bytes: u64,
+    cpu: String,
+    threads: usize,
+    kv: String,
+    version: String,
+}
+
+/// A measurement as it is kept.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    setting: Setting,
+    curve: CostCurve,
+}
+
+/// The time of a pass of `model` by its rows: from an earlier run, or measured now in less than two
+/// seconds and kept beside the fetched models.
+///
+/// # Errors
+/// A pass that fails. What cannot be read or written is measured again next time.
+pub(crate) fn cost_curve(model: &mut Model, source: &Source) -> Result<CostCurve> {
+    let setting = Setting {
+        model: fs::canonicalize(source.path()).unwrap_or_else(|_| source.path().to_owned()),
+        bytes: source.file_bytes(),
+        cpu: machine::cpu(),
+        threads: model.threads(),
+        kv: format!("{:?}", model.kv_type()),
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let path = pull::home().ok().and_then(|home| Some(home.join("costs").join(file_name(&setting)?)));
+    if let Some(curve) = path.as_deref().and_then(|path| read(path, &setting)) {
+        return Ok(curve);
+    }
+    let curve = measure(model, BUDGET)?;
+    if let Some(path) = path {
+        // A folder that cannot be written to costs the time of measuring again, and no more.
+        let _ = write(&path, &Kept { setting, curve: curve.clone() });
+    }
+    Ok(curve)
+}
+
+fn file_name(setting: &Setting) -> Option<String> {
+    let hash = Sha256::digest(serde_json::to_vec(setting).ok()?);
+    let hex: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Some(format!("{hex}.json"))
+}
+
+fn read(path: &Path, setting: &Setting) -> Option<CostCurve> {
+    let kept: Kept = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    (kept.setting == *setting).then_some(kept.curve)
+}
+
+/// Writes a file of its own and renames it, so that no reader sees half of it.
+fn write(path: &Path, kept: &Kept) -> Result<()> {
+    let folder = path.parent().context("no folder")?;
+    fs::create_dir_all(folder)?;
+    let file = part(folder);
+    fs::write(&file, serde_json::to_vec_pretty(kept)?)?;
+    Ok(fs::rename(&file, path)?)
+}
+
+fn part(folder: &Path) -> PathBuf {
+    folder.join(format!(".{}.part", std::process::id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_found_for_its_setting_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let setting = Setting {
+            model: "m.gguf".into(),
+            bytes: 5,
+            cpu: "c".into(),
+            threads: 2,
+            kv: "F16".into(),
+            version: "1".into(),
+        };
+        let path = folder.path().join("costs").join(file_name(&setting).unwrap());
+        let curve = CostCurve::new(&[(1, 0.01), (8, 0.013)]).unwrap();
+        assert_eq!(read(&path, &setting), None);
+        write(&path, &Kept { setting: setting.clone(), curve: curve.clone() }).unwrap();
+        assert_eq!(read(&path, &setting), Some(curve));
+        let other = Setting { threads: 1, ..setting.clone() };
+        assert_ne!(file_name(&other), file_name(&setting));
+        assert_eq!(read(&path, &other), None);
+        fs::write(&path, "{").unwrap();
+        assert_eq!(read(&path, &setting), None);
+    }
+}

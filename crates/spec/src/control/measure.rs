@@ -1,0 +1,139 @@
+//! Measures the cost curve of a target on this machine, in the time that is given.
+
+use std::time::{Duration, Instant};
+
+use leveret_model::{Cache, LogitRows, Pass, Target};
+
+use super::CostCurve;
+use crate::error::Result;
+
+/// Sizes of passes that are timed, those first that say most.
+const ROWS: [usize; 12] = [1, 8, 4, 16, 2, 12, 6, 3, 10, 5, 14, 32];
+/// Tokens of text before the first passes.
+const NEAR: usize = 16;
+/// Tokens of text that are worth a second curve.
+const FAR: usize = 512;
+/// Rows that are read at a time to get there.
+const CHUNK: usize = 128;
+/// Least share of the time for the second curve.
+const FAR_SHARE: f64 = 0.5;
+
+/// The time of passes over some rows of `target`, in seconds, from as many measurements as fit into
+/// `budget`: at least one of each of the first few sizes. A second curve, for longer texts, is
+/// measured where the target is fast enough.
+///
+/// The least of several times counts: whatever disturbs a pass makes it longer.
+///
+/// # Errors
+/// A pass that the target refuses, or no memory for its cache.
+pub fn measure<T: Target>(target: &mut T, budget: Duration) -> Result<CostCurve> {
+    let start = Instant::now();
+    let room = target.max_context().min(FAR + 3 * CHUNK);
+    let mut bench = Bench { cache: target.new_cache(room)?, vocab: target.vocab_size(), room };
+    bench.read(target, NEAR.min(room / 2))?;
+    // The first pass of a size warms up; its time does not count.
+    bench.pass(target, 1)?;
+    let near_context = bench.cache.len();
+    let near = bench.curve(target, start, budget.mul_f64(1.0 - FAR_SHARE))?;
+
+    // Reading on costs about as much for each row as a wide pass.
+    let row = near.last().map_or(f64::MAX, |&(rows, seconds)| seconds / rows as f64);
+    let left = budget.saturating_sub(start.elapsed()).as_secs_f64();
+    let sum: f64 = near.iter().map(|&(_, seconds)| seconds).sum();
+    if near_context + FAR <= room && row * FAR as f64 + 2.0 * sum < left {
+        bench.read(target, near_context + FAR)?;
+        let far_context = bench.cache.len();
+        let far = bench.curve(target, start, budget)?;
+        return CostCurve::by_context((near_context, &near), (far_context, &far));
+    }
+    CostCurve::new(&near)
+}
+
+struct Bench<C> {
+    cache: C,
+    vocab: usize,
+    room: usize,
+}
+
+impl<C: Cache> Bench<C> {
+    /// Reads tokens until the text has `len`.
+    fn read<T: Target<Cache = C>>(&mut self, target: &mut T, len: usize) -> Result<()> {
+        while self.cache.len() < len {
+            let rows = CHUNK.min(len - self.cache.len());
+            self.forward(target, rows, LogitRows::None)?;
+            self.cache.commit(&(0..rows).collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+
+    /// Seconds of a pass that leaves the text as it is.
+    fn pass<T: Target<Cache = C>>(&mut self, target: &mut T, rows: usize) -> Result<f64> {
+        let start = Instant::now();
+        self.forward(target, rows, LogitRows::All)?;
+        let seconds = start.elapsed().as_secs_f64();
+        self.cache.commit(&[])?;
+        Ok(seconds)
+    }
+
+    fn forward<T: Target<Cache = C>>(
+        &mut self,
+        target: &mut T,
+        rows: usize,
+        logits: LogitRows,
+    ) -> Result<()> {
+        // Any tokens do; spread over the vocabulary, so that experts are chosen as in a text.
+        let at = self.cache.len() as u64;
+        let token = |i: u64| ((at + i).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20) % self.vocab as u64;
+        let tokens: Vec<u32> = (0..rows as u64).map(|i| token(i) as u32).collect();
+        let pass = Pass { cache: &mut self.cache, tokens: &tokens, parents: None, logits };
+        Ok(target.forward(&mut [pass], &[])?)
+    }
+
+    /// Least seconds by rows, all sizes in turn so that a disturbance hits all alike.
+    fn curve<T: Target<Cache = C>>(
+        &mut self,
+        target: &mut T,
+        start: Instant,
+        until: Duration,
+    ) -> Result<Vec<(usize, f64)>> {
+        const LEAST_SIZES: usize = 4;
+        const MOST_TURNS: usize = 8;
+        let mut best: Vec<(usize, f64)> = Vec::new();
+        let fits = |rows: &usize| self.cache.len() + rows <= self.room;
+        let sizes: Vec<usize> = ROWS.into_iter().filter(fits).collect();
+        for turn in 0..MOST_TURNS {
+            for (i, &rows) in sizes.iter().enumerate() {
+                if start.elapsed() >= until && (turn > 0 || i >= LEAST_SIZES) {
+                    break;
+                }
+                let seconds = self.pass(target, rows)?.max(1e-9);
+                match best.get_mut(i) {
+                    Some((_, least)) => *least = least.min(seconds),
+                    None => best.push((rows, seconds)),
+                }
+            }
+        }
+        best.sort_unstable_by_key(|&(rows, _)| rows);
+        Ok(best)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::HashTarget;
+
+    #[test]
+    fn measures_whatever_there_is_room_for() {
+        for context in [2, 20, 60, 4000] {
+            let mut target = HashTarget::new(30, 1.0, context);
+            let curve = measure(&mut target, Duration::from_millis(20)).unwrap();
+            assert!(curve.time(1, 0) > 0.0 && curve.time(16, 0) >= curve.time(1, 0));
+            assert_eq!(curve.time(4, 900) > curve.time(4, 0), context == 4000, "{context}");
+        }
+        // Without time, the sizes that say most.
+        let mut target = HashTarget::new(30, 1.0, 4000);
+        measure(&mut target, Duration::ZERO).unwrap();
+        assert_eq!(target.passes[2..], [1, 8, 4, 16]);
+    }
+}
