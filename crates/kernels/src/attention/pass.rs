@@ -126,9 +126,7 @@ impl<'a> Pass<'a> {
 
     /// Positions that a row sees.
     fn seen(&self, row: usize) -> Range<usize> {
-        let end = self.rows.position(row) + 1;
-        let window = self.spec.window.unwrap_or(end).max(1);
-        end.saturating_sub(window)..end
+        self.rows.seen(row, self.spec.window)
     }
 
     /// Blocks that any of the rows sees.

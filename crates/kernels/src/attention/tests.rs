@@ -2,6 +2,7 @@ use super::*;
 use crate::Team;
 
 /// A layer's shape and variant with the rows of a sequence.
+#[derive(Clone)]
 struct Layer {
     heads: usize,
     kv_heads: usize,
@@ -218,6 +219,27 @@ fn a_tree_row_has_the_bits_of_its_path_as_a_chain() {
                 assert!(bits(last) == one[row * width..(row + 1) * width], "row {row} at {base}");
                 let slots: Vec<usize> = (0..base + path.len()).collect();
                 assert_close(last, &layer.reference(&chain, &slots, drafted[row]));
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_of_a_block_see_each_other() {
+    for layer in layers() {
+        for (base, m) in [(0, 1), (0, 40), (250, 9), (255, 2), (600, 60)] {
+            let tokens: Vec<usize> = (0..base + m).collect();
+            let mut kv = layer.buffer(base + m);
+            layer.write(&mut kv, 0, &tokens);
+            let rows = Visible::block(base, m);
+            let out = layer.attend(1, &kv, &rows, &tokens[base..]);
+            assert!(bits(&out) == bits(&layer.attend(3, &kv, &rows, &tokens[base..])));
+            let whole = Layer { window: None, ..layer.clone() };
+            for (i, out) in out.chunks(layer.heads * layer.v_dim).enumerate() {
+                let far = layer.window.unwrap_or(usize::MAX);
+                let seen: Vec<usize> =
+                    tokens.iter().copied().filter(|j| j.abs_diff(base + i) < far).collect();
+                assert_close(out, &whole.reference(&kv, &seen, base + i));
             }
         }
     }

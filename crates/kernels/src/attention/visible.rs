@@ -1,4 +1,6 @@
-//! Which positions the rows of a pass see: the committed ones, then their own path.
+//! Which positions the rows of a pass see: the committed ones, then their own path or each other.
+
+use std::ops::Range;
 
 /// The rows of one pass over one sequence. Slots `0..base` hold the committed positions `0..base`; row
 /// `i` of the pass was written to slot `base + held + i`, behind `held` rows of passes before it that
@@ -9,12 +11,20 @@ pub struct Visible<'a> {
     held: usize,
     rows: usize,
     paths: Option<(&'a [u32], &'a [u32])>,
+    /// Rows see those behind them too.
+    mutual: bool,
 }
 
 impl<'a> Visible<'a> {
     /// Each row follows the one before: row `i` stands at position `base + i` and sees all up to itself.
     pub fn chain(base: usize, rows: usize) -> Self {
-        Self { base, held: 0, rows, paths: None }
+        Self { base, held: 0, rows, paths: None, mutual: false }
+    }
+
+    /// Row `i` stands at position `base + i` and sees the committed positions and all rows of the pass,
+    /// within the window in both directions. Its arithmetic depends on the number of rows, as its result does.
+    pub fn block(base: usize, rows: usize) -> Self {
+        Self { base, held: 0, rows, paths: None, mutual: true }
     }
 
     /// Row `i` sees the committed positions and the rows
@@ -34,7 +44,7 @@ impl<'a> Visible<'a> {
     /// If the offsets do not cut `paths` into such parts.
     pub fn tree_after(base: usize, held: usize, paths: &'a [u32], offsets: &'a [u32]) -> Self {
         let rows = offsets.len().saturating_sub(1);
-        let all = Self { base, held, rows, paths: Some((paths, offsets)) };
+        let all = Self { base, held, rows, paths: Some((paths, offsets)), mutual: false };
         for row in 0..rows {
             let path = all.path(row).unwrap_or_default();
             let known = held + rows;
@@ -66,7 +76,16 @@ impl<'a> Visible<'a> {
         self.base + self.path(row).map_or(row, |path| path.len() - 1)
     }
 
-    /// The rows on a row's path; `None` in a chain.
+    /// The positions that a row sees.
+    pub(super) fn seen(&self, row: usize, window: Option<usize>) -> Range<usize> {
+        let end = self.position(row) + 1;
+        let window = window.unwrap_or(end + self.rows).max(1);
+        let last =
+            if self.mutual { (end - 1).saturating_add(window).min(self.base + self.rows) } else { end };
+        end.saturating_sub(window)..last
+    }
+
+    /// The rows on a row's path; `None` where rows stand in order.
     pub(super) fn path(&self, row: usize) -> Option<&'a [u32]> {
         self.paths.map(|(paths, offsets)| &paths[offsets[row] as usize..offsets[row + 1] as usize])
     }

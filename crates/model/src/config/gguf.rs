@@ -92,6 +92,11 @@ impl<'a> GgufConfig<'a> {
     /// The sizes all families share, as a decoder without norms on queries and keys, windows or
     /// sinks. Biases are used where the file holds them.
     pub(crate) fn decoder(&self, family: GgufFamily) -> Result<Config> {
+        self.decoder_of(family, self.vocab()?)
+    }
+
+    /// As [`decoder`](Self::decoder), of a file whose embedding is elsewhere and has `vocab` rows.
+    pub(crate) fn decoder_of(&self, family: GgufFamily, vocab: usize) -> Result<Config> {
         let count: usize = self.require("block_count")?;
         let hidden = self.require("embedding_length")?;
         let heads = self.per_layer("attention.head_count", count.min(super::MAX_LAYERS))?;
@@ -147,7 +152,7 @@ impl<'a> GgufConfig<'a> {
         }
         Ok(Config {
             family: family.name,
-            vocab: self.vocab()?,
+            vocab,
             hidden,
             max_context: self.require("context_length")?,
             norm_eps: self.require("attention.layer_norm_rms_epsilon")?,

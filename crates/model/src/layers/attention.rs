@@ -33,10 +33,23 @@ impl Attention {
         h: &mut [f32],
         s: &mut Scratch,
     ) {
+        fill_normed(context.team, &mut s.x, h, &self.norms.before, context.config.norm_eps);
+        self.attend(context, layer, caches, s);
+        project(context, &s.inner, &self.o, self.norms.after.as_deref(), &mut s.out, h);
+    }
+
+    /// Sets `s.inner` to what the heads read for the rows in `s.x`, whose keys and values go to the
+    /// caches (if it has its own).
+    pub(crate) fn attend(
+        &self,
+        context: &Context<'_>,
+        layer: usize,
+        caches: &mut dyn Caches,
+        s: &mut Scratch,
+    ) {
         let (team, config) = (context.team, &context.config.layers[layer].attention);
         let (ropes, positions, eps) = (context.ropes, &context.rows.positions, context.config.norm_eps);
         let rows = positions.len();
-        fill_normed(team, &mut s.x, h, &self.norms.before, eps);
         let q = room(&mut s.q, rows * self.q.rows());
         let (k_width, v_width) = config.kv_widths();
         let k = room(&mut s.k, rows * k_width);
@@ -50,17 +63,7 @@ impl Attention {
             (Some(k_matrix), None) => matmul(team, &s.x, &mut [q_job, job(k_matrix, &mut *k)]),
             (None, _) => matmul(team, &s.x, &mut [q_job]),
         }
-        let keys_as_values = config.source == KvSource::KeysAsValues;
-        if v_width > 0 && (keys_as_values || config.v_norm) {
-            par_rows(team, (&mut *v, v_width), (&mut *k, k_width), |_, v, k| {
-                if keys_as_values {
-                    v.copy_from_slice(k);
-                }
-                if config.v_norm {
-                    rms_norm_unweighted(v, config.v_dim, eps);
-                }
-            });
-        }
+        finish_values(context, config, k, v);
         par_rows(team, (&mut *q, self.q.rows()), (&mut *k, k_width), |row, q, k| {
             self.place(config, eps, ropes, positions[row] as usize, q, k);
         });
@@ -98,7 +101,40 @@ impl Attention {
 
         let width = config.out_width();
         s.inner.fill(team, rows, width, |row, out| out.copy_from_slice(&heads[row * width..][..width]));
-        project(context, &s.inner, &self.o, self.norms.after.as_deref(), &mut s.out, h);
+    }
+
+    /// Adds keys and values of the rows in `s.x` to the caches, for later rows to read.
+    pub(crate) fn remember(
+        &self,
+        context: &Context<'_>,
+        layer: usize,
+        caches: &mut dyn Caches,
+        s: &mut Scratch,
+    ) {
+        let (team, config) = (context.team, &context.config.layers[layer].attention);
+        let (ropes, positions, eps) = (context.ropes, &context.rows.positions, context.config.norm_eps);
+        let rows = positions.len();
+        let (k_width, v_width) = config.kv_widths();
+        let k = room(&mut s.k, rows * k_width);
+        let v = room(&mut s.v, rows * v_width);
+        let job = |matrix, out| Job { matrix, rows: Rows::All, out, add: false };
+        match (&self.k, &self.v) {
+            (Some(keys), Some(values)) => {
+                matmul(team, &s.x, &mut [job(keys, &mut *k), job(values, &mut *v)]);
+            }
+            (Some(keys), None) => matmul(team, &s.x, &mut [job(keys, &mut *k)]),
+            (None, _) => return,
+        }
+        finish_values(context, config, k, v);
+        par_rows(team, (&mut *k, k_width), (&mut [] as &mut [f32], 0), |row, k, _| {
+            self.place(config, eps, ropes, positions[row] as usize, &mut [], k);
+        });
+        for (i, segment) in context.rows.segments.iter().enumerate() {
+            let part = |width: usize| segment.first * width..(segment.first + segment.rows) * width;
+            if let LayerState::Attention(kv) = &mut caches.get(i).layers[layer] {
+                kv.write(segment.base + segment.held, &k[part(k_width)], &v[part(v_width)]);
+            }
+        }
     }
 
     /// Norms and rotates the queries and keys of one row.
@@ -124,5 +160,21 @@ impl Attention {
             let steps = (position / growth.period) as f32;
             scale(q, 1.0 + growth.beta * steps.ln_1p());
         }
+    }
+}
+
+/// Values from keys where these serve as both, and their norm.
+fn finish_values(context: &Context<'_>, config: &AttentionConfig, k: &mut [f32], v: &mut [f32]) {
+    let ((k_width, v_width), eps) = (config.kv_widths(), context.config.norm_eps);
+    let keys_as_values = config.source == KvSource::KeysAsValues;
+    if v_width > 0 && (keys_as_values || config.v_norm) {
+        par_rows(context.team, (v, v_width), (k, k_width), |_, v, k| {
+            if keys_as_values {
+                v.copy_from_slice(k);
+            }
+            if config.v_norm {
+                rms_norm_unweighted(v, config.v_dim, eps);
+            }
+        });
     }
 }

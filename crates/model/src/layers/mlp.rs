@@ -66,7 +66,7 @@ impl Mlp {
 
 impl Gated {
     /// Adds the output for the normed rows in `s.x` to `h`.
-    pub(super) fn run(
+    pub(crate) fn run(
         &self,
         context: &Context<'_>,
         activation: Activation,

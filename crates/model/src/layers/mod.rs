@@ -48,6 +48,8 @@ pub(crate) struct RowPlan {
     /// Paths and offsets of all trees, one after the other, numbered within their segments.
     pub(crate) paths: Vec<u32>,
     pub(crate) offsets: Vec<u32>,
+    /// Rows of a segment that is no tree see all its rows, not only those before them.
+    pub(crate) mutual: bool,
 }
 
 /// The rows of one sequence.
@@ -68,6 +70,7 @@ impl RowPlan {
     /// What the rows of `segment` see.
     pub(crate) fn visible(&self, segment: &Segment) -> Visible<'_> {
         match segment.tree {
+            None if self.mutual => Visible::block(segment.base, segment.rows),
             None => Visible::chain(segment.base, segment.rows),
             Some((path, offset)) => {
                 let offsets = &self.offsets[offset + segment.held..][..=segment.rows];

@@ -76,6 +76,23 @@ pub(crate) fn load<P: Pack>(
     })
 }
 
+/// Loads the layers that `config` describes and nothing else, from files that hold no whole decoder.
+/// `prefix` stands before their names.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn load_layers<P: Pack>(
+    source: &Source,
+    config: &Config,
+    prefix: &'static str,
+    precision: Precision,
+    pack: &P,
+) -> Result<Vec<Layer<P::Matrix>>> {
+    let tensors = Tensors { source, precision, norm_offset: config.norm_offset, pack };
+    let loader = Loader { tensors, config, prefix };
+    (0..config.layers.len()).map(|i| loader.layer(i)).collect()
+}
+
 struct Loader<'a, P: Pack> {
     tensors: Tensors<'a, P>,
     config: &'a Config,
