@@ -1,9 +1,9 @@
 //! What a model will need, told from its files before anything is loaded.
 
 use crate::Result;
-use crate::config::Config;
+use crate::config::{Config, LayerConfig};
 use crate::drafters::TargetFacts;
-use crate::layers::{Experts, Gated, MlpKind};
+use crate::layers::{Experts, Gated, Layer, MlpKind};
 use crate::load::{LoadOptions, Source};
 use crate::weights::{self, MatrixShape, Measure, Weights};
 use leveret_kernels::attention::KvType;
@@ -69,20 +69,7 @@ fn measure(config: &Config, weights: &Weights<MatrixShape>, kv: KvType) -> Footp
         sum.add(&inputs.projection, Reads::Share(1, 1));
     }
     for (layer, config) in weights.layers.iter().zip(&config.layers) {
-        let a = &layer.attention;
-        sum.all([&a.q, &a.o].into_iter().chain(&a.k).chain(&a.v));
-        let share = config.mlp.experts.map_or(Reads::Share(1, 1), |e| Reads::Share(e.used, e.count));
-        match &layer.mlp.kind {
-            MlpKind::Dense(dense) => sum.all(dense.matrices()),
-            MlpKind::Experts(experts) => sum.experts(experts, share),
-            MlpKind::Beside(both) => {
-                sum.all(both.dense.matrices());
-                sum.experts(&both.experts, share);
-            }
-        }
-        if let Some(gate) = &layer.per_layer {
-            sum.all([&gate.gate, &gate.out]);
-        }
+        sum.layer(layer, config);
     }
     let element = match kv {
         KvType::F16 => 2,
@@ -129,6 +116,23 @@ impl Sum {
         entry.2 += bytes;
     }
 
+    fn layer(&mut self, layer: &Layer<MatrixShape>, config: &LayerConfig) {
+        let a = &layer.attention;
+        self.all([&a.q, &a.o].into_iter().chain(&a.k).chain(&a.v));
+        let share = config.mlp.experts.map_or(Reads::Share(1, 1), |e| Reads::Share(e.used, e.count));
+        match &layer.mlp.kind {
+            MlpKind::Dense(dense) => self.all(dense.matrices()),
+            MlpKind::Experts(experts) => self.experts(experts, share),
+            MlpKind::Beside(both) => {
+                self.all(both.dense.matrices());
+                self.experts(&both.experts, share);
+            }
+        }
+        if let Some(gate) = &layer.per_layer {
+            self.all([&gate.gate, &gate.out]);
+        }
+    }
+
     /// Matrices that every token reads.
     fn all<'a>(&mut self, shapes: impl IntoIterator<Item = &'a MatrixShape>) {
         shapes.into_iter().for_each(|shape| self.add(shape, Reads::Share(1, 1)));
@@ -145,6 +149,14 @@ impl Sum {
     }
 }
 
-fn packed(shape: &MatrixShape) -> u64 {
+/// Bytes of a layer's weights that one token reads.
+pub(crate) fn layer_bytes(layer: &Layer<MatrixShape>, config: &LayerConfig) -> u64 {
+    let mut sum = Sum::default();
+    sum.layer(layer, config);
+    sum.read
+}
+
+/// Bytes of a matrix in memory.
+pub(crate) fn packed(shape: &MatrixShape) -> u64 {
     Matrix::packed_bytes(shape.ty, shape.rows, shape.cols) as u64
 }

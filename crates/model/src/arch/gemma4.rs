@@ -53,7 +53,7 @@ struct Plan {
     per_layer: usize,
 }
 
-fn from_hf(keys: &HfConfig<'_>) -> Result<Config> {
+pub(crate) fn from_hf(keys: &HfConfig<'_>) -> Result<Config> {
     let mut config = keys.decoder("gemma4", true)?;
     let layers = config.layers.len();
     let sliding = keys.sliding_layers(layers)?;
@@ -125,7 +125,7 @@ fn experts_from_hf(keys: &HfConfig<'_>) -> Result<ExpertsConfig> {
     Ok(experts(keys.need_count("num_experts")?, used))
 }
 
-fn from_gguf(keys: &GgufConfig<'_>) -> Result<Config> {
+pub(crate) fn from_gguf(keys: &GgufConfig<'_>) -> Result<Config> {
     let family = GgufFamily {
         name: "gemma4",
         activation: Activation::GegluTanh,

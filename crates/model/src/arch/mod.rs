@@ -4,7 +4,7 @@
 //! one [`Config`]. A new family is one more file here, as long as [`crate::layers`] has its parts.
 
 mod gemma3;
-mod gemma4;
+pub(crate) mod gemma4;
 mod gpt_oss;
 mod llama;
 pub(crate) mod mistral;

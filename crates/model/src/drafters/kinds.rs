@@ -1,6 +1,7 @@
 //! From files to a drafter: the kinds that there are, how each is recognised, and what may be asked
 //! of all of them.
 
+use super::assistant::{self, AssistantOptions};
 use super::{Description, Network, TargetFacts, TargetParts};
 use crate::load::{Files, Source};
 use crate::weights::Precision;
@@ -17,6 +18,8 @@ pub struct DraftOptions {
     pub taps: Option<Vec<usize>>,
     /// Load it though its files say that it was made for another target.
     pub force: bool,
+    /// Conventions of Gemma 4's assistants.
+    pub assistant: AssistantOptions,
 }
 
 /// A kind of drafter.
@@ -33,7 +36,7 @@ pub(crate) struct Kind {
 }
 
 /// All kinds; the first that recognises the files counts.
-const KINDS: [Kind; 0] = [];
+const KINDS: [Kind; 1] = [assistant::KIND];
 
 /// Whether `source` holds a drafter, and of which family. A target that has one in its own file
 /// counts as well.

@@ -4,6 +4,7 @@
 //! [`Guesser`] of it. A guesser only turns prefixes into scores of the next token. Which of them
 //! become a draft, a chain or a tree, is decided once for all in `leveret-spec`.
 
+mod assistant;
 mod fit;
 mod kinds;
 mod language;
@@ -17,6 +18,7 @@ use leveret_kernels::{Matrix, Team};
 use std::fmt::Debug;
 use std::sync::Arc;
 
+pub use assistant::{AssistantOptions, DraftPosition, DraftWindow};
 pub use kinds::{DraftOptions, describe, load, recognise};
 pub use language::LanguageModel;
 

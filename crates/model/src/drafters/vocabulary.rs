@@ -86,7 +86,7 @@ pub(crate) fn token_map(
 }
 
 /// A list of integers or flags; `None` if there is no such tensor.
-fn integers(source: &Source, name: &str) -> Result<Option<Vec<i64>>> {
+pub(crate) fn integers(source: &Source, name: &str) -> Result<Option<Vec<i64>>> {
     let Some(tensor) = source.raw(name) else { return Ok(None) };
     let values = match tensor.dtype {
         Dtype::I64 => tensor.bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),

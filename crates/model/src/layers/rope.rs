@@ -9,6 +9,8 @@ pub(crate) struct RopeTable {
     frequencies: Vec<f32>,
     magnitude: f32,
     interleaved: bool,
+    /// The position that values begin with.
+    first: usize,
     /// `[positions][cosines, sines]`.
     values: Vec<f32>,
 }
@@ -16,7 +18,7 @@ pub(crate) struct RopeTable {
 impl RopeTable {
     pub(crate) fn new(rotation: &Rotation) -> Self {
         let (frequencies, magnitude) = rotation.frequencies();
-        Self { frequencies, magnitude, interleaved: rotation.interleaved, values: Vec::new() }
+        Self { frequencies, magnitude, interleaved: rotation.interleaved, first: 0, values: Vec::new() }
     }
 
     /// Makes sure that positions below `positions` are there. Angles are `f32` products, as in the
@@ -28,7 +30,18 @@ impl RopeTable {
             return;
         }
         self.values.reserve_exact((positions - known) * 2 * pairs);
-        for position in known..positions {
+        self.add(known..positions);
+    }
+
+    /// Keeps `position` alone, for those who stand at one at a time.
+    pub(crate) fn only(&mut self, position: usize) {
+        self.first = position;
+        self.values.clear();
+        self.add(position..position + 1);
+    }
+
+    fn add(&mut self, positions: std::ops::Range<usize>) {
+        for position in positions {
             let angles = self.frequencies.iter().map(|f| f64::from(position as f32 * f));
             let magnitude = self.magnitude;
             self.values.extend(angles.clone().map(|a| a.cos() as f32 * magnitude));
@@ -39,7 +52,7 @@ impl RopeTable {
     /// Rotates each head of `heads` (`[heads][head_dim]`) to `position`.
     pub(crate) fn rotate(&self, heads: &mut [f32], head_dim: usize, position: usize) {
         let pairs = self.frequencies.len();
-        let (cos, sin) = self.values[position * 2 * pairs..][..2 * pairs].split_at(pairs);
+        let (cos, sin) = self.values[(position - self.first) * 2 * pairs..][..2 * pairs].split_at(pairs);
         for head in heads.chunks_exact_mut(head_dim) {
             if self.interleaved {
                 rope_pairs(head, cos, sin);

@@ -1,0 +1,309 @@
+//! From files to an assistant: Hugging Face folders and GGUF.
+
+use super::super::fit::Claims;
+use super::super::kinds::DraftOptions;
+use super::super::vocabulary::integers;
+use super::super::{Description, TargetFacts, TargetParts};
+use super::head::{Clusters, DraftHead};
+use super::{Assistant, DraftWindow, FAMILY, Weights};
+use crate::arch::gemma4;
+use crate::config::gguf::GgufConfig;
+use crate::config::hf::HfConfig;
+use crate::config::{Config, KvSource, Presence};
+use crate::footprint;
+use crate::load::{Files, Source};
+use crate::target::Tap;
+use crate::weights::{MatrixShape, Measure, Pack, Repack, Tensors, load_layers};
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// What the files say before any tensor is read.
+struct Plan {
+    path: PathBuf,
+    dialect: &'static str,
+    config: Config,
+    /// Width of the target's residual stream.
+    outer: usize,
+    /// Clusters of the head, and how many a row reads.
+    clusters: Option<(usize, usize)>,
+    names: Names,
+}
+
+/// Tensors that only assistants have; matrices without `.weight`.
+struct Names {
+    /// Before the names of layers, final norm and embedding.
+    prefix: &'static str,
+    before: &'static [&'static str],
+    after: &'static [&'static str],
+    centres: &'static [&'static str],
+    /// Full names.
+    order: &'static [&'static str],
+}
+
+const HF: Names = Names {
+    prefix: "model.",
+    before: &["pre_projection", "model.pre_projection"],
+    after: &["post_projection", "model.post_projection"],
+    centres: &["masked_embedding.centroids", "model.masked_embedding.centroids"],
+    order: &["masked_embedding.token_ordering", "model.masked_embedding.token_ordering"],
+};
+
+/// llama.cpp's names, and those that its converter gave before.
+const GGUF: Names = Names {
+    prefix: "",
+    before: &["nextn.pre_projection", "mtp.pre_projection"],
+    after: &["nextn.post_projection", "mtp.post_projection"],
+    centres: &["masked_embd_centroids", "mtp.centroids"],
+    order: &["masked_embd_ordering", "mtp.token_ordering.weight"],
+};
+
+/// Clusters that a row reads, where a file does not say.
+const CLUSTERS_USED: usize = 32;
+
+pub(super) fn matches(source: &Source) -> bool {
+    match source.files() {
+        Files::Gguf(gguf) => {
+            let name = gguf.meta().get::<&str>("general.architecture");
+            matches!(name, Ok(Some("gemma4-assistant" | "gemma4_assistant")))
+        }
+        Files::Folder(folder) => {
+            let name = folder.config.as_ref().and_then(|config| config.get("model_type")?.as_str());
+            matches!(name, Some("gemma4_assistant" | "gemma4_unified_assistant"))
+        }
+    }
+}
+
+pub(super) fn describe(
+    source: &Source,
+    target: Option<&TargetFacts>,
+    options: &DraftOptions,
+) -> Result<Description> {
+    let mut plan = plan(source)?;
+    let shared = match target {
+        Some(target) => plan.fit(&target.config, options)?,
+        None => plan.stand_alone(),
+    };
+    let weights = load_weights(source, &plan, options, &Measure)?;
+    let layers = weights.layers.iter().zip(&plan.config.layers);
+    let layers: u64 = layers.map(|(layer, config)| footprint::layer_bytes(layer, config)).sum();
+    let head = match &weights.head {
+        DraftHead::Full(matrix) => footprint::packed(matrix),
+        DraftHead::Clusters(clusters) => {
+            let parts = clusters.parts.iter().take(clusters.used).map(footprint::packed);
+            footprint::packed(&clusters.centres) + parts.sum::<u64>()
+        }
+    };
+    let bytes = footprint::packed(&weights.before) + layers + footprint::packed(&weights.after) + head;
+    let taps = match target {
+        Some(_) => [Tap::Final]
+            .into_iter()
+            .chain(shared.iter().flat_map(|&l| [Tap::Keys(l), Tap::Values(l)]))
+            .collect(),
+        None => Vec::new(),
+    };
+    Ok(Description {
+        family: FAMILY,
+        dialect: plan.dialect,
+        taps,
+        depth: None,
+        vocab: plan.config.vocab,
+        bytes_per_step: bytes as usize,
+    })
+}
+
+pub(super) fn load(source: &Source, parts: &TargetParts, options: &DraftOptions) -> Result<Assistant> {
+    let description = describe(source, Some(&parts.facts()), options)?;
+    let mut plan = plan(source)?;
+    let shared = plan.fit(&parts.config, options)?;
+    let weights = load_weights(source, &plan, options, &Repack(&parts.team))?;
+    let (target, options) = (parts.clone(), options.assistant);
+    Ok(Assistant { description, target, options, config: plan.config, weights, shared })
+}
+
+fn plan(source: &Source) -> Result<Plan> {
+    let path: PathBuf = source.path().into();
+    let mut plan = match source.files() {
+        Files::Gguf(gguf) => {
+            let keys = GgufConfig::new(gguf)?;
+            let config = gemma4::from_gguf(&keys)?;
+            let outer = match keys.get("embedding_length_out")?.or(keys.get("n_embd_backbone")?) {
+                Some(outer) => outer,
+                None => keys.require("embedding_length_out")?,
+            };
+            let centres = GGUF.centres.iter().find(|name| keys.has_tensor(&format!("{name}.weight")));
+            let count = centres.and_then(|name| source.tensor(&format!("{name}.weight")).ok()??.shape.first());
+            let used = keys.get("centroid_top_k")?.unwrap_or(CLUSTERS_USED);
+            let clusters = count.map(|&count| (count, used));
+            Plan { path, dialect: "gguf", config, outer, clusters, names: GGUF }
+        }
+        Files::Folder(folder) => {
+            let path = folder.path().join("config.json");
+            let Some(root) = &folder.config else {
+                return Err(Error::format(folder.path(), "holds no config.json"));
+            };
+            let keys = HfConfig::new(&path, root)?;
+            let config = gemma4::from_hf(&keys)?;
+            let clusters = match keys.flag("use_ordered_embeddings")?.unwrap_or(false) {
+                true => {
+                    let used = keys.count("centroid_intermediate_top_k")?.unwrap_or(CLUSTERS_USED);
+                    Some((keys.need_count("num_centroids")?, used))
+                }
+                false => None,
+            };
+            let outer = keys.need_count("backbone_hidden_size")?;
+            Plan { path, dialect: "huggingface", config, outer, clusters, names: HF }
+        }
+    };
+    // Without keys of their own, layers are checked by themselves.
+    plan.config.layers.iter_mut().for_each(|layer| layer.attention.source = KvSource::Own);
+    plan.config.check(&plan.path)?;
+    if let Some((count, used)) = plan.clusters {
+        let vocab = plan.config.vocab;
+        if count == 0 || !vocab.is_multiple_of(count) || !(1..=count).contains(&used) {
+            return Err(Error::format(
+                &plan.path,
+                format!(
+                    "the head reads {used} of {count} clusters of {vocab} tokens, expected clusters of one size and 1 to {count} of them"
+                ),
+            ));
+        }
+    }
+    Ok(plan)
+}
+
+impl Plan {
+    /// Layers without a target, which read whatever caches there will be.
+    fn stand_alone(&mut self) -> Vec<usize> {
+        let count = self.config.layers.len();
+        self.config.layers.iter_mut().for_each(|layer| layer.attention.source = KvSource::Layer(count));
+        Vec::new()
+    }
+
+    /// Points each layer at the last layer of `target` of its kind that keeps keys and values.
+    /// Returns the target's layers.
+    fn fit(&mut self, target: &Config, options: &DraftOptions) -> Result<Vec<usize>> {
+        let claims = Claims { hidden: Some(self.outer), vocab: Some(self.config.vocab), layers: None };
+        claims.check(&self.path, target, options)?;
+        let fault = |what: String| Err(Error::format(&self.path, what));
+        if self.config.vocab > target.vocab {
+            let (own, known) = (self.config.vocab, target.vocab);
+            return fault(format!("this drafter has {own} tokens, of which the target knows {known}"));
+        }
+        let count = self.config.layers.len();
+        let mut shared = Vec::new();
+        for (i, layer) in self.config.layers.iter_mut().enumerate() {
+            let a = &mut layer.attention;
+            let kind = if a.window.is_some() { "with" } else { "without" };
+            let of_kind = |l: &usize| {
+                target.kv_width(*l) > 0 && target.layers[*l].attention.window.is_some() == a.window.is_some()
+            };
+            let Some(source) = (0..target.layers.len()).rev().find(of_kind) else {
+                return fault(format!(
+                    "layer {i} reads keys of a layer {kind} a sliding window, and the target ({}) has none",
+                    target.family
+                ));
+            };
+            let theirs = &target.layers[source].attention;
+            if a.k_dim != theirs.k_dim || !a.heads.is_multiple_of(theirs.kv_heads) {
+                return fault(format!(
+                    "layer {i} has {} heads of width {}, but the target's layer {source} keeps {} of width {}: it was made for another one",
+                    a.heads, a.k_dim, theirs.kv_heads, theirs.k_dim
+                ));
+            }
+            (a.kv_heads, a.v_dim) = (theirs.kv_heads, theirs.v_dim);
+            // The query stands one place further back in the kernel than in the text.
+            a.window = a.window.map(|window| match options.assistant.window {
+                DraftWindow::Ordinary => (window - 1).max(1),
+                DraftWindow::Wider => window.saturating_add(1),
+            });
+            let place = shared.iter().position(|&known| known == source).unwrap_or(shared.len());
+            if place == shared.len() {
+                shared.push(source);
+            }
+            a.source = KvSource::Layer(count + place);
+        }
+        Ok(shared)
+    }
+}
+
+fn load_weights<P: Pack>(
+    source: &Source,
+    plan: &Plan,
+    options: &DraftOptions,
+    pack: &P,
+) -> Result<Weights<P::Matrix>> {
+    let Plan { config, names, outer, .. } = plan;
+    let tensors = Tensors { source, precision: options.precision, norm_offset: config.norm_offset, pack };
+    let present = |list: &'static [&'static str]| {
+        list.iter().find(|name| source.has(&format!("{name}.weight"))).unwrap_or(&list[0])
+    };
+    let embedding = format!("{}{}", names.prefix, config.names.embedding);
+    let head = match plan.clusters {
+        None => DraftHead::Full(tensors.matrix(&embedding, config.vocab, config.hidden, Presence::No)?),
+        Some((count, used)) => {
+            let order = names.order.iter().find(|name| source.raw(name).is_some()).unwrap_or(&names.order[0]);
+            let tokens = permutation(source, order, config.vocab)?;
+            DraftHead::Clusters(Clusters {
+                centres: tensors.matrix(present(names.centres), count, config.hidden, Presence::No)?,
+                parts: cluster_rows(&tensors, &embedding, config, &tokens, count)?,
+                tokens,
+                used,
+            })
+        }
+    };
+    let norm = format!("{}{}.weight", names.prefix, config.names.final_norm);
+    Ok(Weights {
+        before: tensors.matrix(present(names.before), config.hidden, 2 * outer, Presence::No)?,
+        layers: load_layers(source, config, names.prefix, options.precision, pack)?,
+        norm: tensors.norm(&norm, config.hidden)?,
+        after: tensors.matrix(present(names.after), *outer, config.hidden, Presence::No)?,
+        head,
+    })
+}
+
+/// Every token once, cluster by cluster.
+fn permutation(source: &Source, name: &str, vocab: usize) -> Result<Box<[u32]>> {
+    let path: &Path = source.path();
+    let Some(stored) = integers(source, name)? else {
+        return Err(Error::format(path, format!("tensor `{name}` is missing: the clusters of the head need it")));
+    };
+    let mut seen = vec![false; vocab];
+    for &token in &stored {
+        match usize::try_from(token).ok().and_then(|token| seen.get_mut(token)) {
+            Some(seen) if !*seen => *seen = true,
+            _ => {
+                let what = format!("tensor `{name}` names token {token} twice or outside 0 to {vocab}");
+                return Err(Error::format(path, what));
+            }
+        }
+    }
+    if stored.len() != vocab {
+        let what = format!("tensor `{name}` has {} entries, expected each of {vocab} tokens", stored.len());
+        return Err(Error::format(path, what));
+    }
+    Ok(stored.into_iter().map(|token| token as u32).collect())
+}
+
+/// The rows of the table, cut into a matrix for each cluster.
+fn cluster_rows<P: Pack>(
+    tensors: &Tensors<'_, P>,
+    embedding: &str,
+    config: &Config,
+    tokens: &[u32],
+    count: usize,
+) -> Result<Vec<P::Matrix>> {
+    let name = format!("{embedding}.weight");
+    let table = tensors.tensor(&name, &[config.vocab, config.hidden])?;
+    let size = tokens.len() / count;
+    let shape = MatrixShape { ty: table.ty, rows: size, cols: config.hidden };
+    let row = table.bytes.len() / config.vocab;
+    let mut bytes = Vec::with_capacity(size * row);
+    let parts = tokens.chunks_exact(size).map(|tokens| {
+        bytes.clear();
+        tokens.iter().for_each(|&t| bytes.extend_from_slice(&table.bytes[t as usize * row..][..row]));
+        tensors.pack(&name, shape, &bytes, None)
+    });
+    let parts = parts.collect::<Result<_>>()?;
+    tensors.source.release(&name);
+    Ok(parts)
+}
