@@ -2,20 +2,22 @@
 //! drafts everywhere, and that the way a text came about leaves no trace in a draft.
 
 mod chain;
+mod conventions;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use leveret_model::drafters::{self, DraftOptions, Network};
+use leveret_model::drafters::{self, Network, TargetParts};
 use leveret_model::formats::Safetensors;
 use leveret_model::golden::Golden;
-use leveret_model::{Error, KvType, LoadOptions, Model, Precision, Source, Tap};
+use leveret_model::{Error, KvType, LoadOptions, Model, Precision, Source};
 use serde_json::Value;
 
-use super::fixture::{self, Table, table};
+use super::fixture::{Table, table};
 use super::report::Report;
 use chain::{Draft, Text};
+use conventions::{Convention, conventions, of_first_scores};
 
 /// A draft's logits that stand for "no candidate" in a reference.
 const NONE: f32 = -1e29;
@@ -77,6 +79,12 @@ fn candidates(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
+/// What other conventions of a drafter are loaded from.
+struct Loaded<'a> {
+    source: &'a Source,
+    parts: TargetParts,
+}
+
 /// One drafter of a case.
 struct Case<'a> {
     golden: &'a Golden,
@@ -94,15 +102,20 @@ impl Case<'_> {
         }
         let options = LoadOptions { threads, kv: KvType::F32, precision: Precision::Float, context: None };
         let mut model = Model::load(&Source::open(target)?, &options)?;
-        let draft_options = DraftOptions { precision: Precision::Float, ..DraftOptions::default() };
-        let network = drafters::load(&source, &model.parts(), &draft_options)?;
-        let taps = network.description().taps.clone();
+        let conventions = conventions(self.golden);
+        let load = |convention: &Convention| drafters::load(&source, &model.parts(), &convention.options);
+        let networks = conventions.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+        let loaded = Loaded { source: &source, parts: model.parts() };
+        let taps = networks[0].description().taps.clone();
         for (i, prompt) in self.golden.json()["prompts"].as_array().into_iter().flatten().enumerate() {
             let Some(tokens) = integers(self.texts, &format!("p{i}.seq_ids")) else { continue };
             let start = prompt["prompt_len"].as_u64().unwrap_or(0) as usize;
             let tokens = tokens.into_iter().map(|id| id as u32).collect();
             let text = Text::run(&mut model, tokens, start, &taps)?;
-            self.compare_text(i, prompt, &text, &network, report)?;
+            for (convention, network) in conventions.iter().zip(&networks) {
+                self.compare_text(i, prompt, &text, convention, network, report)?;
+            }
+            self.compare_inside(i, &text, &conventions[0], &networks[0], &loaded, report)?;
         }
         Ok(true)
     }
@@ -113,11 +126,12 @@ impl Case<'_> {
         i: usize,
         prompt: &Value,
         text: &Text,
+        convention: &Convention,
         network: &Arc<dyn Network>,
         report: &mut Report,
     ) -> Result<()> {
-        let name = |what: &str| format!("p{i}.{what}");
-        let says = |what: &str| format!("{} p{i}.{what}", self.layout);
+        let name = |what: &str| format!("p{i}.{}{what}", convention.prefix);
+        let says = |what: &str| format!("{} {}", self.layout, name(what));
         let ids = |what: &str| integers(self.golden.tensors(), &name(what)).unwrap_or_default();
         let (round_n, draft_ids) = (ids("round_n"), ids("draft_ids"));
         let depth = draft_ids.len() / round_n.len().max(1);
@@ -131,13 +145,22 @@ impl Case<'_> {
         let (mut worst, mut wrong) = (0f32, Vec::new());
         let mut rounds = Vec::new();
         for (r, &n) in round_n.iter().enumerate() {
-            let draft = text.fresh(network, n as usize, depth)?;
+            let recorded = &draft_ids[r * depth..][..depth];
+            let mut draft = text.fresh(network, n as usize, depth)?;
+            let mut ids = draft.ids().to_vec();
             if let Some(expected) = &expected {
+                // A drafter that scores every token goes along with a reference that does not, to be
+                // compared where both have scores.
+                if draft.scores_all() && expected.values.iter().any(|&v| v <= NONE) {
+                    draft = text.along(network, n as usize, recorded)?;
+                    ids = draft.ids_among(expected, r);
+                }
                 worst = draft.distance(expected, r, depth, text.vocab).fold(worst, greater);
             }
-            check_ids(n, draft.ids(), &draft_ids[r * depth..][..depth], &mut wrong);
+            check_ids(n, &ids, recorded, &mut wrong);
             rounds.push(draft);
         }
+        let whole = !rounds.iter().any(Draft::is_led);
         if let Some(expected) = &expected {
             report.numbers(&says("draft_logits"), worst, allowed(expected));
         }
@@ -147,16 +170,18 @@ impl Case<'_> {
         let (all_n, all_ids) = (ids("all_n"), ids("all_draft_ids"));
         let mut wrong = Vec::new();
         let mut guesser = text.follow(network)?;
-        for (r, &n) in all_n.iter().enumerate() {
+        for (r, &n) in all_n.iter().enumerate().filter(|_| whole) {
             guesser.read(n as usize)?;
             let draft = guesser.draft(depth)?;
             check_ids(n, draft.ids(), &all_ids[r * depth..][..depth], &mut wrong);
         }
-        if !all_n.is_empty() {
+        if !all_n.is_empty() && whole {
             report.count(&says("all_draft_ids"), all_n.len(), &wrong);
         }
-        self.compare_accepted(&says("accepted"), prompt, text, &rounds, &round_n, report);
-        self.compare_inside(i, text, network, depth, report)?;
+        if whole {
+            let recorded = &prompt[convention.rounds]["accepted"];
+            self.compare_accepted(&says("accepted"), recorded, text, &rounds, &round_n, report);
+        }
         self.compare_forced(&says("drafts after forced acceptance"), text, network, depth, report)
     }
 
@@ -164,13 +189,13 @@ impl Case<'_> {
     fn compare_accepted(
         &self,
         what: &str,
-        prompt: &Value,
+        recorded: &Value,
         text: &Text,
         rounds: &[Draft],
         round_n: &[i64],
         report: &mut Report,
     ) {
-        let recorded = prompt["draft"]["accepted"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let recorded = recorded.as_array().map(Vec::as_slice).unwrap_or_default();
         let mut wrong = Vec::new();
         for (r, (draft, recorded)) in rounds.iter().zip(recorded).enumerate() {
             let n = round_n[r] as usize;
@@ -191,19 +216,31 @@ impl Case<'_> {
         &self,
         i: usize,
         text: &Text,
+        convention: &Convention,
         network: &Arc<dyn Network>,
-        depth: usize,
+        loaded: &Loaded<'_>,
         report: &mut Report,
     ) -> Result<()> {
         let prefix = format!("p{i}.first.");
         let tensors = self.golden.tensors();
+        let ids = |what: &str| integers(tensors, &format!("p{i}.{what}")).unwrap_or_default();
+        let draft_ids = ids("draft_ids");
+        let first = &draft_ids[..draft_ids.len() / ids("round_n").len().max(1)];
         for name in tensors.names() {
             let Some(what) = name.strip_prefix(&prefix) else { continue };
             let Some(expected) = table(tensors, &name)? else { continue };
             let says = format!("{} {name}", self.layout);
+            if let Some(options) = of_first_scores(what, &convention.options) {
+                let network = drafters::load(loaded.source, &loaded.parts, &options)?;
+                let expected = Table { rows: 1, ..expected };
+                let draft = text.fresh(&network, text.start, 1)?;
+                let worst = draft.distance(&expected, 0, 1, text.vocab).fold(0.0, greater);
+                report.numbers(&says, worst, allowed(&expected));
+                continue;
+            }
             let found = match what {
-                "prefill_logits" => text.prefill_logits(network, expected.rows, depth)?,
-                _ => text.trace(network, what, depth)?,
+                "prefill_logits" => text.prefill_logits(network, expected.rows, first.len())?,
+                _ => text.trace(network, what, first, expected.values.len())?,
             };
             match found {
                 None => report.not_yet(&says, "this network keeps nothing of that name"),

@@ -50,7 +50,9 @@ impl AssistantGuesser {
         for &layer in &network.shared {
             let a = &target.config.layers[layer].attention;
             let kv = KvBuffer::new(target.kv, a.kv_heads, a.k_dim, a.v_dim, capacity).ok_or_else(|| {
-                Error::request(format!("no memory for {capacity} rows of a drafter: ask for a shorter context"))
+                Error::request(format!(
+                    "no memory for {capacity} rows of a drafter: ask for a shorter context"
+                ))
             })?;
             cache.layers.push(LayerState::Attention(kv));
         }
@@ -200,8 +202,10 @@ impl Guesser for AssistantGuesser {
         let part = ["k", "v"].iter().position(|&known| known == part)?;
         let windowed = ["full_attention", "sliding_attention"].iter().position(|&known| known == kind)? == 1;
         let layers = &self.network.target.config.layers;
-        let place = self.network.shared.iter().position(|&l| layers[l].attention.window.is_some() == windowed)?;
-        let LayerState::Attention(kv) = self.cache.layers.get(self.network.config.layers.len() + place)? else {
+        let place =
+            self.network.shared.iter().position(|&l| layers[l].attention.window.is_some() == windowed)?;
+        let LayerState::Attention(kv) = self.cache.layers.get(self.network.config.layers.len() + place)?
+        else {
             return None;
         };
         let read = || {

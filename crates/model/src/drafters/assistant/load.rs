@@ -131,7 +131,8 @@ fn plan(source: &Source) -> Result<Plan> {
                 None => keys.require("embedding_length_out")?,
             };
             let centres = GGUF.centres.iter().find(|name| keys.has_tensor(&format!("{name}.weight")));
-            let count = centres.and_then(|name| source.tensor(&format!("{name}.weight")).ok()??.shape.first());
+            let count =
+                centres.and_then(|name| source.tensor(&format!("{name}.weight")).ok()??.shape.first());
             let used = keys.get("centroid_top_k")?.unwrap_or(CLUSTERS_USED);
             let clusters = count.map(|&count| (count, used));
             Plan { path, dialect: "gguf", config, outer, clusters, names: GGUF }
@@ -265,7 +266,10 @@ fn load_weights<P: Pack>(
 fn permutation(source: &Source, name: &str, vocab: usize) -> Result<Box<[u32]>> {
     let path: &Path = source.path();
     let Some(stored) = integers(source, name)? else {
-        return Err(Error::format(path, format!("tensor `{name}` is missing: the clusters of the head need it")));
+        return Err(Error::format(
+            path,
+            format!("tensor `{name}` is missing: the clusters of the head need it"),
+        ));
     };
     let mut seen = vec![false; vocab];
     for &token in &stored {

@@ -54,6 +54,13 @@ impl Text {
         guesser.draft(depth)
     }
 
+    /// As [`fresh`](Self::fresh), but along the tokens `ids`.
+    pub(super) fn along(&self, network: &Arc<dyn Network>, n: usize, ids: &[i64]) -> Result<Draft> {
+        let mut guesser = self.follow(network)?;
+        guesser.read(n)?;
+        guesser.chain(ids.len(), |node, _| ids[node] as u32)
+    }
+
     /// Scores behind each row of the prompt, then behind the nodes of a chain of drafts, `rows` in all.
     pub(super) fn prefill_logits(
         &self,
@@ -75,20 +82,22 @@ impl Text {
         Ok(Some(found))
     }
 
-    /// What the network says of its inside: before the chain, or else after it.
+    /// What the network says of its inside: before the chain along `ids`, or else after it. `len` is
+    /// the number of values that are looked for.
     pub(super) fn trace(
         &self,
         network: &Arc<dyn Network>,
         what: &str,
-        depth: usize,
+        ids: &[i64],
+        len: usize,
     ) -> Result<Option<Vec<f32>>> {
         let mut guesser = self.follow(network)?;
         guesser.read(self.start)?;
         guesser.guesser.begin(&self.tokens[..=self.start])?;
-        if let Some(found) = guesser.guesser.trace(what) {
+        if let Some(found) = guesser.guesser.trace(what).filter(|found| found.len() == len) {
             return Ok(Some(found.to_vec()));
         }
-        guesser.draft(depth)?;
+        guesser.chain(ids.len(), |node, _| ids[node] as u32)?;
         Ok(guesser.guesser.trace(what).map(<[f32]>::to_vec))
     }
 }
@@ -112,11 +121,18 @@ impl Follower<'_> {
 
     /// A chain of the likeliest tokens.
     pub(super) fn draft(&mut self, depth: usize) -> Result<Draft> {
+        self.chain(depth, |_, best| best)
+    }
+
+    /// A chain of the tokens that `choose` says of each node and the likeliest token behind it.
+    fn chain(&mut self, depth: usize, choose: impl Fn(usize, u32) -> u32) -> Result<Draft> {
         self.guesser.begin(&self.text.tokens[..=self.read])?;
         let mut draft = Draft::default();
         for node in 0..depth {
             let scores = self.guesser.scores(node);
-            let token = scores.token(best(&scores));
+            let best = scores.token(best(&scores));
+            let token = choose(node, best);
+            draft.led |= token != best;
             draft.logits.push(scores.logits.to_vec());
             draft.candidates.push(scores.tokens.map(<[u32]>::to_vec));
             draft.ids.push(token);
@@ -139,11 +155,34 @@ pub(super) struct Draft {
     ids: Vec<u32>,
     logits: Vec<Vec<f32>>,
     candidates: Vec<Option<Vec<u32>>>,
+    /// Whether some token is not the likeliest.
+    led: bool,
 }
 
 impl Draft {
     pub(super) fn ids(&self) -> &[u32] {
         &self.ids
+    }
+
+    /// Whether the drafter has a score for each token of the vocabulary.
+    pub(super) fn scores_all(&self) -> bool {
+        self.candidates.iter().all(Option::is_none)
+    }
+
+    /// Whether the chain went along with other tokens than the drafter's own.
+    pub(super) fn is_led(&self) -> bool {
+        self.led
+    }
+
+    /// The likeliest tokens among those that the reference has scores for in round `round`.
+    pub(super) fn ids_among(&self, expected: &Table, round: usize) -> Vec<u32> {
+        let depth = self.logits.len();
+        let best = |(k, ours): (usize, &Vec<f32>)| {
+            let recorded = &expected.values[(round * depth + k) * ours.len()..][..ours.len()];
+            let known = (0..ours.len()).filter(|&i| recorded[i] > NONE);
+            known.reduce(|best, i| if ours[i] > ours[best] { i } else { best }).unwrap_or(0) as u32
+        };
+        self.logits.iter().enumerate().map(best).collect()
     }
 
     /// Whether both are the same bits.
@@ -176,6 +215,7 @@ impl Draft {
                 return f32::INFINITY;
             }
             let distance = |(&a, &b): (&f32, &f32)| match (a > NONE, b > NONE) {
+                (true, false) if tokens.is_none() && width == vocab => 0.0,
                 (true, true) => (a - b).abs(),
                 (false, false) if !a.is_nan() => 0.0,
                 _ => f32::INFINITY,
