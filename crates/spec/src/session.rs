@@ -130,8 +130,7 @@ pub struct Session<T: Target> {
     sampler: Sampler,
     draw: Draw,
     judge: Judge,
-    /// Whether guesses are drawn apart from the sampler's own draws.
-    apart: bool,
+    accept: Accept,
     logprob_count: Option<usize>,
     drafter: Option<Box<dyn Drafter>>,
     /// Features that the drafter reads.
@@ -210,7 +209,7 @@ impl<T: Target> Session<T> {
             sampler,
             draw,
             judge: Judge::new(accept, params.seed),
-            apart: accept != Accept::Match,
+            accept,
             taps: drafter.as_ref().map_or_else(Vec::new, |drafter| drafter.taps().to_vec()),
             logprob_count: params.logprobs,
             drafter,
@@ -336,7 +335,11 @@ impl<T: Target> Session<T> {
             return;
         }
         let (tokens, prompt_len) = (&self.tokens, self.prompt_len);
-        let draw = if self.apart { self.draw.of_round(tokens.len()) } else { self.draw };
+        let draw = match self.accept {
+            Accept::Match => self.draw,
+            Accept::Rejection => self.draw.of_round(tokens.len(), true),
+            Accept::Block => self.draw.of_round(tokens.len(), false),
+        };
         let context = Context { tokens, prompt_len, draw, worth: self.control.worth(tokens.len()) };
         let room = self.control.rows(room);
         let start = Instant::now();

@@ -11,7 +11,7 @@ use leveret_model::Tap;
 use leveret_model::drafters::{Branch, Committed, Guesser, Network};
 
 use super::reliability::Reliability;
-use crate::draft::Draft;
+use crate::draft::{Draft, Node};
 use crate::drafter::{Context, Drafter, Round};
 use crate::error::Result;
 use crate::sampler::{Choice, DrawScratch};
@@ -163,17 +163,75 @@ impl NetworkDrafter {
             if self.next.is_empty() || depth + 1 == deepest || hope < price {
                 break;
             }
-            self.branches.clear();
-            for &i in &self.next {
-                let Guess { parent, token, .. } = guesses[i];
-                self.branches.push(Branch { parent: guesses[parent].branch, token });
-                branches += 1;
-                guesses[i].branch = branches;
+            self.look_behind_level(&mut branches)?;
+        }
+        Ok(())
+    }
+
+    /// Has the network look behind the guesses of `next`, which then are the level. `branches` counts
+    /// what it has looked behind.
+    fn look_behind_level(&mut self, branches: &mut usize) -> Result<()> {
+        self.branches.clear();
+        for &i in &self.next {
+            let Guess { parent, token, .. } = self.guesses[i];
+            self.branches.push(Branch { parent: self.guesses[parent].branch, token });
+            *branches += 1;
+            self.guesses[i].branch = *branches;
+        }
+        let start = Instant::now();
+        self.guesser.expand(&self.branches)?;
+        self.step.record(start.elapsed().as_secs_f64());
+        std::mem::swap(&mut self.level, &mut self.next);
+        Ok(())
+    }
+
+    /// Draws level by level, for verification that makes use of the laws. Whether a token is drawn
+    /// is decided before it is.
+    fn grow_drawn(&mut self, context: &Context<'_>, rows: usize, draft: &mut Draft) -> Result<()> {
+        self.guesser.begin(context.tokens)?;
+        let text = Guess { token: 0, parent: 0, depth: 0, rank: 0, own: 1.0, chance: 1.0, branch: 0 };
+        self.guesses.push(text);
+        self.level.clear();
+        self.level.push(0);
+        let (mut branches, mut added) = (0, Vec::new());
+        for depth in 0..self.depth.min(rows) {
+            self.next.clear();
+            for &at in &self.level {
+                let Guess { chance: above, branch, .. } = self.guesses[at];
+                let least = context.worth.least_chance(0.0);
+                let (reliability, mut owns) = (&self.reliability, Vec::new());
+                let chance = |rank: usize, own: f32| {
+                    owns.push(own);
+                    let chance = reliability.chance(depth, rank, own);
+                    (above * chance >= least || (rank == 0 && depth == 0)).then_some(chance)
+                };
+                // Guess `i` is node `i - 1` of the draft.
+                let (parent, count) = (at.checked_sub(1), CHOICES.min(rows - draft.len()));
+                context.draw.propose(&self.guesser.scores(branch), count, draft, parent, chance, &mut added);
+                for (rank, &node) in added.iter().enumerate() {
+                    let Node { token, chance, depth, .. } = draft.nodes()[node];
+                    self.next.push(self.guesses.len());
+                    self.guesses.push(Guess {
+                        token,
+                        parent: at,
+                        depth,
+                        rank,
+                        own: owns[rank],
+                        chance,
+                        branch: 0,
+                    });
+                }
             }
-            let start = Instant::now();
-            self.guesser.expand(&self.branches)?;
-            self.step.record(start.elapsed().as_secs_f64());
-            std::mem::swap(&mut self.level, &mut self.next);
+            let hope: f32 = self.next.iter().map(|&i| self.guesses[i].chance).sum();
+            let price = context.worth.least_chance(self.step.get().unwrap_or(0.0));
+            if self.next.is_empty()
+                || depth + 1 == self.depth.min(rows)
+                || draft.len() == rows
+                || hope < price
+            {
+                break;
+            }
+            self.look_behind_level(&mut branches)?;
         }
         Ok(())
     }
@@ -252,9 +310,12 @@ impl Drafter for NetworkDrafter {
         self.guesses.clear();
         self.after = context.tokens.len();
         let start = Instant::now();
-        match self.grow(context, rows) {
-            Ok(()) => self.write(rows, draft),
-            Err(error) => self.trouble = Some(error.to_string()),
+        let grown = match context.draw.wants_laws() {
+            true => self.grow_drawn(context, rows, draft),
+            false => self.grow(context, rows).map(|()| self.write(rows, draft)),
+        };
+        if let Err(error) = grown {
+            self.trouble = Some(error.to_string());
         }
         self.whole.record(start.elapsed().as_secs_f64());
     }
@@ -296,6 +357,7 @@ mod tests {
     use crate::sampler::SamplingParams;
     use crate::session::{Options, Request, Session};
     use crate::testing::HashTarget;
+    use crate::verify::Accept;
     use leveret_model::drafters::{Description, Scores};
 
     const VOCAB: usize = 50;
@@ -375,6 +437,10 @@ mod tests {
     }
 
     fn run(blur: f32, temperature: f32, draft: bool) -> (Vec<u32>, crate::Stats) {
+        run_with(blur, temperature, draft, Accept::Match)
+    }
+
+    fn run_with(blur: f32, temperature: f32, draft: bool, accept: Accept) -> (Vec<u32>, crate::Stats) {
         let mut target = HashTarget::new(VOCAB, 60.0, 1000);
         let description = Description {
             family: "twin",
@@ -396,7 +462,7 @@ mod tests {
             drafter: draft.then(|| Box::new(drafter) as Box<dyn Drafter>),
             text: None,
         };
-        let options = Options { follow_clock: false, prefill_chunk: 2, ..Options::default() };
+        let options = Options { follow_clock: false, prefill_chunk: 2, accept, ..Options::default() };
         let mut session = Session::new(&target, request, options).unwrap();
         session.run(&mut target).unwrap();
         (session.output().to_vec(), session.stats().clone())
@@ -410,6 +476,17 @@ mod tests {
             assert_eq!(text, plain);
             assert!(stats.tau() > 4.0, "temperature {temperature}: {stats:?}");
             assert!(stats.acceptance() > 0.6, "temperature {temperature}: {stats:?}");
+        }
+    }
+
+    /// With its own law as the target's, nothing that was drawn is refused.
+    #[test]
+    fn a_twin_is_always_right_where_laws_are_compared() {
+        for accept in [Accept::Rejection, Accept::Block] {
+            let (_, stats) = run_with(0.0, 1.5, true, accept);
+            assert!(stats.tau() > 4.0, "{accept:?}: {stats:?}");
+            let (_, blurred) = run_with(30.0, 1.5, true, accept);
+            assert!(blurred.tau() > 1.2 && blurred.tau() < stats.tau(), "{accept:?}: {blurred:?}");
         }
     }
 

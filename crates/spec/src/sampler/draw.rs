@@ -21,6 +21,8 @@ pub struct Draw {
     filters: Filters,
     /// Whether verification makes use of laws: see [`wants_laws`](Self::wants_laws).
     laws: bool,
+    /// Whether several draws for one place are of use to it.
+    trees: bool,
 }
 
 /// A token that the draw may fall on.
@@ -54,13 +56,13 @@ impl Draw {
     /// The draw of a sampler with these parameters.
     pub fn new(params: &SamplingParams) -> Self {
         let (greedy, filters) = (params.temperature == 0.0, params.filters());
-        Self { seed: params.seed, greedy, filters, laws: false }
+        Self { seed: params.seed, greedy, filters, laws: false, trees: false }
     }
 
     /// The draws of a drafter in the round that follows `len` tokens, where verification is not by
     /// matching. They must be independent of the sampler's, and of those of other rounds.
-    pub(crate) fn of_round(self, len: usize) -> Self {
-        Self { seed: Noise::new(self.seed, len as u64).seed(), laws: !self.greedy, ..self }
+    pub(crate) fn of_round(self, len: usize, trees: bool) -> Self {
+        Self { seed: Noise::new(self.seed, len as u64).seed(), laws: !self.greedy, trees, ..self }
     }
 
     /// Whether tokens had better be drawn, by [`propose`](Self::propose), than guessed from
@@ -71,29 +73,35 @@ impl Draw {
 
     /// Draws up to `count` tokens from `scores` without replacement, and adds them to `draft` after
     /// `parent` together with their law. Their indices go to `added`, see [`Draft::push_drawn`].
+    ///
+    /// `chance(rank, own)` estimates how likely the draw of that rank is accepted, given that the
+    /// parent is, or says that it is not worth a row; `own` is what the law says of it. It comes to
+    /// know the law alone, and not the token, as it must.
     pub fn propose(
         &self,
         scores: &Scores<'_>,
         count: usize,
         draft: &mut Draft,
         parent: Option<usize>,
+        mut chance: impl FnMut(usize, f32) -> Option<f32>,
         added: &mut Vec<usize>,
     ) {
         let law = self.law(scores);
         // Each place has numbers of its own, also where two are equally deep.
         let mut coin = KeyedCoin::new(Noise::new(self.seed, draft.draws().len() as u64));
         let (mut rest, mut tokens, mut chances) = (law.clone(), Vec::new(), Vec::new());
-        // Estimates come from the law alone: see `push_drawn`.
+        let above = parent.map_or(1.0, |node| draft.nodes()[node].chance);
+        // Two laws that are as sharp as this have at least so much in common, by and large.
         let sharpness = law.iter().map(|&(_, w)| w).fold(0.0, f64::max);
-        let mut open = parent.map_or(1.0, |node| f64::from(draft.nodes()[node].chance));
-        while tokens.len() < count
-            && let Some(token) = coin.draw(&rest)
-        {
+        let common = 0.5 * (1.0 + sharpness as f32);
+        let mut open = 1.0;
+        for rank in 0..if self.trees { count } else { count.min(1) } {
+            let Some(chance) = chance(rank, open * common) else { break };
+            let Some(token) = coin.draw(&rest) else { break };
             rest.retain(|&(t, _)| t != token);
             tokens.push(token);
-            let chance = open * 0.5 * (1.0 + sharpness);
-            chances.push(chance as f32);
-            open -= chance;
+            chances.push(above * chance);
+            open *= 1.0 - common;
         }
         draft.push_drawn(&tokens, parent, &chances, &law, added);
     }

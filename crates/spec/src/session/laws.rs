@@ -34,7 +34,7 @@ impl Drafter for DrawingDrafter {
             let logits: Vec<f32> =
                 (0..VOCAB as u64).map(|v| 2.0 * (mix(state ^ v) >> 40) as f32 / (1 << 24) as f32).collect();
             let scores = Scores { logits: &logits, tokens: None, confidence: None };
-            context.draw.propose(&scores, self.width, draft, parent, &mut added);
+            context.draw.propose(&scores, self.width, draft, parent, |_, own| Some(own), &mut added);
             let Some(&last) = added.last() else { break };
             parent = Some(last);
             state = mix(state ^ u64::from(draft.nodes()[last].token));
