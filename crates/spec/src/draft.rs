@@ -16,6 +16,8 @@ pub struct Node {
     /// Estimated probability that the node is accepted, and so all its ancestors too.
     /// In 0..=1 and at most the parent's.
     pub chance: f32,
+    /// Which source of the drafter proposed it; see [`Drafter::origin`](crate::Drafter::origin).
+    pub origin: u8,
 }
 
 /// Draws from one distribution for the place after one node.
@@ -87,9 +89,15 @@ impl Draft {
     /// Returns `None`, and adds nothing, when there is no node `parent`, or when other tokens were
     /// drawn for this place.
     pub fn push(&mut self, token: u32, parent: Option<usize>, chance: f32) -> Option<usize> {
+        self.push_from(0, token, parent, chance)
+    }
+
+    /// [`push`](Self::push) for a drafter with several sources. Where the child is there already,
+    /// its origin becomes that of the greater chance.
+    pub fn push_from(&mut self, origin: u8, token: u32, parent: Option<usize>, chance: f32) -> Option<usize> {
         match self.child(parent, token) {
             None if self.draws_after(parent).is_some() => None,
-            _ => self.add(token, parent, chance),
+            _ => self.add(origin, token, parent, chance),
         }
     }
 
@@ -113,7 +121,7 @@ impl Draft {
             return;
         }
         added.extend(
-            tokens.iter().zip(chances).map_while(|(&token, &chance)| self.add(token, parent, chance)),
+            tokens.iter().zip(chances).map_while(|(&token, &chance)| self.add(0, token, parent, chance)),
         );
         if !added.is_empty() {
             let tokens = tokens[..added.len()].to_vec();
@@ -141,19 +149,26 @@ impl Draft {
         self.nodes.iter().filter(move |n| n.parent == parent).map(|n| n.token)
     }
 
-    fn add(&mut self, token: u32, parent: Option<usize>, chance: f32) -> Option<usize> {
+    fn add(&mut self, origin: u8, token: u32, parent: Option<usize>, chance: f32) -> Option<usize> {
         let (depth, ceiling) = match parent {
             Some(p) => self.nodes.get(p).map(|node| (node.depth + 1, node.chance))?,
             None => (1, 1.0),
         };
         let chance = if chance > 0.0 { chance.min(ceiling) } else { 0.0 };
         if let Some(index) = self.child(parent, token) {
-            let known = &mut self.nodes[index].chance;
-            *known = known.max(chance);
+            let known = &mut self.nodes[index];
+            if chance > known.chance {
+                (known.chance, known.origin) = (chance, origin);
+            }
             return Some(index);
         }
-        self.nodes.push(Node { token, parent, depth, chance });
+        self.nodes.push(Node { token, parent, depth, chance, origin });
         Some(self.nodes.len() - 1)
+    }
+
+    /// Makes `origin` that of all nodes.
+    pub(crate) fn set_origin(&mut self, origin: u8) {
+        self.nodes.iter_mut().for_each(|node| node.origin = origin);
     }
 
     /// The node that says `token` directly after `parent`.

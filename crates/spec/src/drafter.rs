@@ -101,6 +101,19 @@ pub trait Drafter: Send {
     /// Name for statistics and messages.
     fn name(&self) -> &str;
 
+    /// Name of the source that proposed the nodes whose [`origin`](crate::Node::origin) is `index`.
+    /// A drafter with one source is that source.
+    fn origin(&self, index: u8) -> &str {
+        let _ = index;
+        self.name()
+    }
+
+    /// Seconds that a proposal takes, for those that compute something; 0 for those whose time
+    /// does not count beside a pass.
+    fn seconds(&self) -> f64 {
+        0.0
+    }
+
     /// Features of the target that [`observe`](Self::observe) wants to read.
     fn taps(&self) -> &[Tap] {
         &[]

@@ -115,6 +115,9 @@ pub struct Step<'a> {
     pub text: &'a str,
     /// Log-probabilities of `tokens`, if they were asked for.
     pub logprobs: &'a [TokenLogprobs],
+    /// For each of `tokens` the source of the guess that it was, or `None` where the target itself
+    /// wrote it; see [`Session::origin_name`].
+    pub origins: &'a [Option<u8>],
     /// Set by the step that ends the text; later steps add nothing.
     pub finish: Option<FinishReason>,
 }
@@ -143,6 +146,8 @@ pub struct Session<T: Target> {
     stops: StopStrings,
     text: String,
     logprobs: Vec<TokenLogprobs>,
+    /// Of each token of output.
+    origins: Vec<Option<u8>>,
     finish: Option<FinishReason>,
     /// A step has failed half-way.
     failed: bool,
@@ -221,6 +226,7 @@ impl<T: Target> Session<T> {
             stops: StopStrings::new(&params.stop),
             text: String::new(),
             logprobs: Vec::new(),
+            origins: Vec::new(),
             finish: None,
             failed: false,
             plan: Plan { tokens: Vec::new(), parents: Vec::new(), base: 0, logits: LogitRows::None },
@@ -236,7 +242,7 @@ impl<T: Target> Session<T> {
     /// # Errors
     /// When the target refuses the pass, or its logits allow no token. The session is then over.
     pub fn step(&mut self, target: &mut T) -> Result<Step<'_>> {
-        let seen = (self.tokens.len(), self.text.len(), self.logprobs.len());
+        let seen = (self.tokens.len(), self.text.len(), self.logprobs.len(), self.origins.len());
         if self.failed {
             return Err(Error::Context("an earlier step of this session failed; start a new one".into()));
         }
@@ -249,6 +255,7 @@ impl<T: Target> Session<T> {
             tokens: &self.tokens[seen.0..],
             text: &self.text[seen.1..],
             logprobs: &self.logprobs[seen.2..],
+            origins: &self.origins[seen.3..],
             finish: self.finish,
         })
     }
@@ -426,6 +433,8 @@ impl<T: Target> Session<T> {
     /// Keeps the rows that became text, and lets price and drafter learn from the round.
     fn commit(&mut self, target: &T, reading: bool, new: usize) -> Result<()> {
         let accepted = self.path.len();
+        let nodes = self.draft.nodes();
+        self.origins.extend((0..new).map(|i| self.path.get(i).map(|&node| nodes[node].origin)));
         let base = self.plan.base;
         self.path.iter_mut().for_each(|node| *node += base);
         self.path.splice(0..0, 0..base);
@@ -465,6 +474,16 @@ impl<T: Target> Session<T> {
     /// Log-probabilities of the output so far, if they were asked for.
     pub fn logprobs(&self) -> &[TokenLogprobs] {
         &self.logprobs
+    }
+
+    /// For each token of output the source of the guess that it was; see [`Step::origins`].
+    pub fn origins(&self) -> &[Option<u8>] {
+        &self.origins
+    }
+
+    /// Name of a source of guesses, as it stands in [`origins`](Self::origins).
+    pub fn origin_name(&self, origin: u8) -> &str {
+        self.drafter.as_ref().map_or("", |drafter| drafter.origin(origin))
     }
 
     /// Why the text has ended; `None` while it has not.

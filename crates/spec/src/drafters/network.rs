@@ -298,6 +298,10 @@ impl Drafter for NetworkDrafter {
         &self.name
     }
 
+    fn seconds(&self) -> f64 {
+        self.whole.get().unwrap_or(0.0)
+    }
+
     fn taps(&self) -> &[Tap] {
         &self.taps
     }

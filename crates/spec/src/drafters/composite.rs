@@ -1,0 +1,401 @@
+//! Several drafters at once: their trees are laid over each other, and each node is scored by what
+//! those that propose it think of it.
+//!
+//! How much agreement is worth, and what another guess for the same place takes away, is learned
+//! from what comes true. A drafter that takes time is asked only where those that take none leave
+//! enough to be gained.
+
+use leveret_model::Tap;
+
+use super::odds::{Odds, log_odds};
+use crate::draft::Draft;
+use crate::drafter::{Context, Drafter, Round};
+
+/// Most drafters that are combined.
+pub const MOST_PARTS: usize = 8;
+
+/// Several drafters behind one. The origin of a node is the index of the part that was surest of it.
+pub struct Composite {
+    parts: Vec<Part>,
+    taps: Vec<Tap>,
+    joint: Vec<Joint>,
+    /// Heads the list of the union's roots.
+    first_root: Option<usize>,
+    /// Tokens of the text when `joint` was made.
+    asked_at: usize,
+    agreement: Odds<FEATURES>,
+    /// Scratch: nodes of the union, likeliest first, and where each went in the draft.
+    order: Vec<usize>,
+    placed: Vec<Option<usize>>,
+}
+
+struct Part {
+    drafter: Box<dyn Drafter>,
+    draft: Draft,
+    /// Tokens by which its proposals went further than those of the parts before it, a running mean.
+    gain: f32,
+    asked: bool,
+    /// Scratch: the node of the union for each of its own.
+    at: Vec<usize>,
+}
+
+/// A node of the union of all trees.
+#[derive(Debug, Clone, Copy)]
+struct Joint {
+    token: u32,
+    parent: Option<usize>,
+    /// Chances given the parent: the greatest, its part, and the next greatest; 0 for none.
+    best: f32,
+    origin: u8,
+    second: f32,
+    /// What the other children of its parent leave at most.
+    rivals: f32,
+    /// Chance from the root on.
+    chance: f32,
+    first_child: Option<usize>,
+    next_sibling: Option<usize>,
+}
+
+/// Of a node: constant and log-odds where one part proposes it, the same and the second's log-odds
+/// where more do, and the chance that others give to rivals.
+const FEATURES: usize = 6;
+/// What mostly holds, from texts of several kinds and models.
+const AGREEMENT: [f32; FEATURES] = [0.0, 1.0, 0.3, 0.8, 0.3, -0.5];
+/// Share of the newest observation in a part's gain.
+const NEW: f32 = 0.1;
+/// Rounds between two in which a part is asked that seems not worth its time.
+const PROBE: usize = 64;
+
+impl std::fmt::Debug for Composite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&str> = self.parts.iter().map(|part| part.drafter.name()).collect();
+        f.debug_struct("Composite").field("parts", &names).finish_non_exhaustive()
+    }
+}
+
+impl Composite {
+    /// A drafter of all `parts`; those beyond [`MOST_PARTS`] are left out. Where chances are equal
+    /// the earlier part counts as the origin.
+    pub fn new(parts: Vec<Box<dyn Drafter>>) -> Self {
+        let mut taps: Vec<Tap> = Vec::new();
+        for tap in parts.iter().take(MOST_PARTS).flat_map(|part| part.taps()) {
+            if !taps.contains(tap) {
+                taps.push(*tap);
+            }
+        }
+        let part = |drafter| Part { drafter, draft: Draft::new(), gain: 1.0, asked: false, at: Vec::new() };
+        Self {
+            parts: parts.into_iter().take(MOST_PARTS).map(part).collect(),
+            taps,
+            joint: Vec::new(),
+            first_root: None,
+            asked_at: 0,
+            agreement: Odds::new(AGREEMENT),
+            order: Vec::new(),
+            placed: Vec::new(),
+        }
+    }
+
+    /// Asks the parts whose time pays, the free ones first.
+    fn ask(&mut self, context: &Context<'_>, rows: usize) {
+        let worth = context.worth;
+        let mut hope = 0.0f32;
+        for takes_time in [false, true] {
+            for part in &mut self.parts {
+                let seconds = part.drafter.seconds();
+                if (seconds > 0.0) != takes_time {
+                    continue;
+                }
+                part.draft.clear();
+                let time = if worth.pass_seconds > 0.0 { seconds / worth.pass_seconds } else { 0.0 };
+                // What it can add is what its guesses mostly add, where others have none of their own.
+                let left = part.gain * (1.0 - hope).max(0.0);
+                let probe = context.tokens.len().is_multiple_of(PROBE);
+                part.asked = !takes_time || probe || f64::from(left) > worth.lambda * time;
+                if part.asked {
+                    part.drafter.propose(context, rows, &mut part.draft);
+                    let first = part.draft.nodes().iter().map(|node| node.chance);
+                    hope = hope.max(first.fold(0.0, f32::max));
+                }
+            }
+        }
+    }
+
+    /// Lays the trees of all parts over each other.
+    fn lay_over(&mut self, rows: usize) {
+        self.joint.clear();
+        self.first_root = None;
+        for (origin, part) in self.parts.iter_mut().enumerate() {
+            part.at.clear();
+            for node in part.draft.nodes().iter().take(rows) {
+                let above = node.parent.map_or(1.0, |p| part.draft.nodes()[p].chance);
+                let given = if above > 0.0 { node.chance / above } else { 0.0 };
+                let parent = node.parent.map(|p| part.at[p]);
+                let head = parent.map_or(self.first_root, |p| self.joint[p].first_child);
+                let index = match find(&self.joint, head, node.token) {
+                    Some(index) => index,
+                    None => {
+                        let index = self.joint.len();
+                        match parent {
+                            Some(p) => self.joint[p].first_child = Some(index),
+                            None => self.first_root = Some(index),
+                        }
+                        self.joint.push(Joint {
+                            token: node.token,
+                            parent,
+                            best: 0.0,
+                            origin: origin as u8,
+                            second: 0.0,
+                            rivals: 0.0,
+                            chance: 0.0,
+                            first_child: None,
+                            next_sibling: head,
+                        });
+                        index
+                    }
+                };
+                self.joint[index].vote(origin as u8, given);
+                part.at.push(index);
+            }
+        }
+    }
+
+    /// Scores the nodes of the union, parents before children.
+    fn score(&mut self) {
+        for i in 0..self.joint.len() {
+            let parent = self.joint[i].parent;
+            let siblings = Siblings { joint: &self.joint, next: self.first_child(parent) };
+            let rivals = siblings.filter(|&s| s != i).map(|s| self.joint[s].best).fold(0.0, f32::max);
+            self.joint[i].rivals = rivals;
+            let above = parent.map_or(1.0, |p| self.joint[p].chance);
+            self.joint[i].chance = above * self.agreement.chance(&self.joint[i].features());
+        }
+    }
+
+    fn first_child(&self, parent: Option<usize>) -> Option<usize> {
+        parent.map_or(self.first_root, |p| self.joint[p].first_child)
+    }
+
+    /// Learns from the tokens that have come since the parts were asked.
+    fn learn(&mut self, tokens: &[u32]) {
+        let Some(new) = tokens.get(self.asked_at..).filter(|new| !new.is_empty()) else { return };
+        let mut node = None;
+        for &token in new {
+            let first = self.first_child(node);
+            for child in (Siblings { joint: &self.joint, next: first }) {
+                self.agreement.learn(&self.joint[child].features(), self.joint[child].token == token);
+            }
+            node = find(&self.joint, first, token);
+            if node.is_none() {
+                break;
+            }
+        }
+        self.joint.clear();
+        self.first_root = None;
+        let mut others = 0;
+        for part in &mut self.parts {
+            if !part.asked {
+                continue;
+            }
+            let right = agreed(&part.draft, new);
+            if part.drafter.seconds() > 0.0 {
+                part.gain += NEW * (right.saturating_sub(others) as f32 - part.gain);
+            }
+            others = others.max(right);
+        }
+    }
+}
+
+/// Depth to which `draft` says what `tokens` say.
+fn agreed(draft: &Draft, tokens: &[u32]) -> usize {
+    let mut node = None;
+    let mut depth = 0;
+    for &token in tokens {
+        node = draft.child(node, token);
+        if node.is_none() {
+            break;
+        }
+        depth += 1;
+    }
+    depth
+}
+
+impl Joint {
+    fn vote(&mut self, origin: u8, chance: f32) {
+        if chance > self.best {
+            (self.second, self.best, self.origin) = (self.best, chance, origin);
+        } else {
+            self.second = self.second.max(chance);
+        }
+    }
+
+    fn features(&self) -> [f32; FEATURES] {
+        let best = log_odds(self.best);
+        if self.second > 0.0 {
+            [0.0, 0.0, 1.0, best, log_odds(self.second), self.rivals]
+        } else {
+            [1.0, best, 0.0, 0.0, 0.0, self.rivals]
+        }
+    }
+}
+
+/// Walks a list of siblings.
+struct Siblings<'a> {
+    joint: &'a [Joint],
+    next: Option<usize>,
+}
+
+impl Iterator for Siblings<'_> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        let index = self.next?;
+        self.next = self.joint[index].next_sibling;
+        Some(index)
+    }
+}
+
+fn find(joint: &[Joint], head: Option<usize>, token: u32) -> Option<usize> {
+    Siblings { joint, next: head }.find(|&index| joint[index].token == token)
+}
+
+impl Drafter for Composite {
+    fn name(&self) -> &str {
+        match &self.parts[..] {
+            [part] => part.drafter.name(),
+            _ => "composite",
+        }
+    }
+
+    fn origin(&self, index: u8) -> &str {
+        self.parts.get(usize::from(index)).map_or("", |part| part.drafter.name())
+    }
+
+    fn taps(&self) -> &[Tap] {
+        &self.taps
+    }
+
+    fn propose(&mut self, context: &Context<'_>, rows: usize, draft: &mut Draft) {
+        self.ask(context, rows);
+        self.asked_at = context.tokens.len();
+        // Tokens that were drawn are verified as they are: nothing may be added or left out by
+        // what came of the draw.
+        if let Some(origin) = self.parts.iter().position(|part| part.draft.has_draws()) {
+            self.joint.clear();
+            self.first_root = None;
+            *draft = self.parts[origin].draft.clone();
+            draft.set_origin(origin as u8);
+            return;
+        }
+        self.lay_over(rows);
+        self.score();
+
+        self.order.clear();
+        self.order.extend(0..self.joint.len());
+        let joint = &self.joint;
+        // Of equals the earlier: a parent comes before its child.
+        self.order.sort_unstable_by(|&a, &b| joint[b].chance.total_cmp(&joint[a].chance).then(a.cmp(&b)));
+        self.placed.clear();
+        self.placed.resize(joint.len(), None);
+        for &index in self.order.iter().take(rows) {
+            let Joint { token, parent, chance, origin, .. } = joint[index];
+            let parent = parent.and_then(|p| self.placed[p]);
+            self.placed[index] = draft.push_from(origin, token, parent, chance);
+        }
+    }
+
+    fn observe(&mut self, round: &Round<'_>) {
+        self.learn(round.context.tokens);
+        for part in &mut self.parts {
+            part.drafter.observe(round);
+        }
+    }
+
+    /// The first part's that has any.
+    fn trouble(&self) -> Option<&str> {
+        self.parts.iter().find_map(|part| part.drafter.trouble())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proposes always the same tree: (token, parent, chance).
+    struct Fixed(&'static str, Vec<(u32, Option<usize>, f32)>, f64);
+
+    impl Drafter for Fixed {
+        fn name(&self) -> &str {
+            self.0
+        }
+
+        fn seconds(&self) -> f64 {
+            self.2
+        }
+
+        fn propose(&mut self, _: &Context<'_>, _: usize, draft: &mut Draft) {
+            for &(token, parent, chance) in &self.1 {
+                draft.push(token, parent, chance);
+            }
+        }
+
+        fn observe(&mut self, _: &Round<'_>) {}
+    }
+
+    fn composite(parts: Vec<Fixed>) -> Composite {
+        Composite::new(parts.into_iter().map(|part| Box::new(part) as Box<dyn Drafter>).collect())
+    }
+
+    fn proposed(drafter: &mut Composite, context: &Context<'_>, rows: usize) -> Draft {
+        let mut draft = Draft::new();
+        drafter.propose(context, rows, &mut draft);
+        draft
+    }
+
+    #[test]
+    fn trees_are_laid_over_each_other() {
+        let left = Fixed("left", vec![(1, None, 0.6), (2, Some(0), 0.5), (9, None, 0.1)], 0.0);
+        let right = Fixed("right", vec![(1, None, 0.5), (3, Some(0), 0.2), (9, None, 0.3)], 0.0);
+        let mut both = composite(vec![left, right]);
+        let draft = proposed(&mut both, &Context::new(&[5], 1), 16);
+        let one = draft.child(None, 1).unwrap();
+        let nine = draft.child(None, 9).unwrap();
+        assert_eq!(draft.len(), 4);
+        assert!(draft.child(Some(one), 2).is_some() && draft.child(Some(one), 3).is_some());
+        let name = |node: usize| both.origin(draft.nodes()[node].origin);
+        assert_eq!((name(one), name(nine)), ("left", "right"));
+        assert!(draft.nodes()[one].chance > 0.5);
+        // The fewer rows, the likelier what is kept.
+        let draft = proposed(&mut both, &Context::new(&[5], 1), 2);
+        assert_eq!(draft.nodes().iter().map(|n| n.token).collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn learns_what_a_part_that_lies_is_worth() {
+        let liar = Fixed("liar", vec![(1, None, 1.0)], 0.0);
+        let mut alone = composite(vec![liar]);
+        let mut tokens = vec![0];
+        let mut chance = 1.0;
+        for _ in 0..200 {
+            let draft = proposed(&mut alone, &Context::new(&tokens, 1), 4);
+            chance = draft.nodes()[0].chance;
+            tokens.push(2);
+            alone.learn(&tokens);
+        }
+        assert!(chance < 0.1, "{chance}");
+    }
+
+    #[test]
+    fn what_takes_time_is_asked_where_there_is_much_to_gain() {
+        let worth = crate::Worth { lambda: 2.0, row: 0.1, pass_seconds: 1.0 };
+        let context = Context { worth, ..Context::new(&[5], 1) };
+        let asked = |sure: f32, seconds: f64| {
+            let free = Fixed("free", vec![(1, None, sure)], 0.0);
+            let slow = Fixed("slow", vec![(2, None, 0.5)], seconds);
+            proposed(&mut composite(vec![slow, free]), &context, 8).len() == 2
+        };
+        assert!(asked(0.1, 0.1));
+        assert!(!asked(0.95, 0.1));
+        assert!(!asked(0.1, 1.0));
+    }
+}
