@@ -387,7 +387,7 @@ mod tests {
 
     #[test]
     fn what_takes_time_is_asked_where_there_is_much_to_gain() {
-        let worth = crate::Worth { lambda: 2.0, row: 0.1, pass_seconds: 1.0 };
+        let worth = crate::Worth { lambda: 2.0, row: 0.1, pass_seconds: 1.0, ..crate::Worth::default() };
         let context = Context { worth, ..Context::new(&[5], 1) };
         let asked = |sure: f32, seconds: f64| {
             let free = Fixed("free", vec![(1, None, sure)], 0.0);
