@@ -44,6 +44,8 @@ pub(crate) struct Controller {
     /// What the drafter said in this round, and what asking it took.
     offered: Draft,
     drafting: f64,
+    /// Time that drafts mostly take; 0 before the first.
+    usual: f64,
     trial: Option<Trial>,
     /// Scratch: nodes by chance, and which of them stay.
     order: Vec<usize>,
@@ -74,6 +76,7 @@ impl Controller {
             time: START,
             offered: Draft::new(),
             drafting: 0.0,
+            usual: 0.0,
             trial: None,
             order: Vec::new(),
             chosen: Vec::new(),
@@ -135,7 +138,7 @@ impl Controller {
     pub(crate) fn cut(&mut self, draft: &mut Draft, base: usize, context: usize, seconds: f64) {
         self.offered.clone_from(draft);
         let pass = self.pass_seconds(context);
-        self.drafting = if pass > 0.0 { seconds / pass } else { 0.0 };
+        self.drafting = if pass > 0.0 { self.usually(seconds / pass, draft.is_empty()) } else { 0.0 };
         if !draft.has_draws() {
             self.choose(draft, base, context);
         }
@@ -146,6 +149,17 @@ impl Controller {
             }
             draft.clear();
         }
+    }
+
+    /// The time of a proposal, as far as it says something about those to come: a drafter that was
+    /// not asked for long, or never, first reads what it has missed.
+    fn usually(&mut self, time: f64, empty: bool) -> f64 {
+        let most = if self.usual > 0.0 { 3.0 * self.usual } else { 1.0 };
+        let time = time.min(most);
+        if !empty {
+            self.usual += if self.usual > 0.0 { (time - self.usual) / 8.0 } else { time };
+        }
+        time
     }
 
     fn choose(&mut self, draft: &mut Draft, base: usize, context: usize) {
@@ -285,6 +299,20 @@ mod tests {
         }
         assert!(rounds < 6, "{rounds}");
         assert_eq!(kept(&mut price, &[0.9]), 1);
+    }
+
+    #[test]
+    fn a_slow_start_is_not_held_against_a_drafter() {
+        let mut price = controller(&[(1, 1.0), (17, 5.0)]);
+        (0..9).for_each(|_| price.record(1, 10, 0.01, &[1]));
+        price.cut(&mut chain(&[0.9]), 1, 10, 5.0);
+        assert!((price.drafting - 1.0).abs() < 1e-6);
+        for _ in 0..40 {
+            price.cut(&mut chain(&[0.9]), 1, 10, 0.002);
+        }
+        assert!((price.drafting - 0.2).abs() < 0.02 && price.usual < 0.3, "{}", price.usual);
+        price.cut(&mut chain(&[0.9]), 1, 10, 5.0);
+        assert!(price.drafting < 1.0);
     }
 
     #[test]

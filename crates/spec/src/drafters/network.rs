@@ -23,6 +23,8 @@ const CHOICES: usize = 4;
 const WIDTH: usize = 6;
 /// Deepest draft of a network that has no limit of its own.
 const DEPTH: usize = 16;
+/// Tokens since the last draft up to which reading them counts as a part of drafting.
+const CLOSE: usize = 24;
 /// Share of the time that may go into finding out whether guessing pays again.
 const PROBE_SHARE: f64 = 0.005;
 /// Drafts over which times and gains are remembered.
@@ -312,6 +314,7 @@ impl Drafter for NetworkDrafter {
         }
         self.idle = 0.0;
         self.guesses.clear();
+        let behind = context.tokens.len() - self.after.min(context.tokens.len());
         self.after = context.tokens.len();
         let start = Instant::now();
         let grown = match context.draw.wants_laws() {
@@ -321,7 +324,10 @@ impl Drafter for NetworkDrafter {
         if let Err(error) = grown {
             self.trouble = Some(error.to_string());
         }
-        self.whole.record(start.elapsed().as_secs_f64());
+        // Reading what was passed over, the prompt above all, is no part of the drafts to come.
+        if behind <= CLOSE {
+            self.whole.record(start.elapsed().as_secs_f64());
+        }
     }
 
     fn observe(&mut self, round: &Round<'_>) {
