@@ -3,6 +3,7 @@
 
 mod chain;
 mod conventions;
+mod texts;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -116,6 +117,8 @@ impl Case<'_> {
                 self.compare_text(i, prompt, &text, convention, network, report)?;
             }
             self.compare_inside(i, &text, &conventions[0], &networks[0], &loaded, report)?;
+            let layout = format!("{} p{i}", self.layout);
+            texts::compare(&mut model, &text.tokens[..text.start], &networks[0], &layout, report)?;
         }
         Ok(true)
     }
