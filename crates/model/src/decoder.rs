@@ -4,8 +4,8 @@
 use crate::cache::Sequence;
 use crate::config::Config;
 use crate::drafters::TargetParts;
-use crate::layers::{Caches, Context, RopeTable, RowPlan, Scratch, Segment, fill_normed, room};
-use crate::target::{LogitRows, Pass, Tap, Target};
+use crate::layers::{Caches, Context, RopeTable, RowPlan, Scratch, fill_normed, room};
+use crate::target::{Cache, LogitRows, Pass, Tap, Target};
 use crate::weights::Weights;
 use crate::{Error, Result};
 use leveret_kernels::attention::KvType;
@@ -174,32 +174,13 @@ impl Model {
 impl Work {
     /// Lays the rows of all passes out one after the other.
     fn plan(&mut self, passes: &[Pass<'_, Sequence>]) {
-        let plan = &mut self.plan;
-        plan.positions.clear();
-        plan.segments.clear();
-        plan.paths.clear();
-        plan.offsets.clear();
+        self.plan.clear();
         self.tokens.clear();
         self.logit_rows.clear();
         let mut positions_needed = 0;
         for pass in passes {
-            use crate::target::Cache;
-            let (first, base) = (self.tokens.len(), pass.cache.len());
-            let rows = pass.tokens.len();
-            let held = pass.cache.held();
-            let branching = pass.parents.filter(|parents| held > 0 || !is_chain(parents));
-            let tree = branching
-                .map(|parents| plan.add_tree(pass.cache.held_parents().chain(parents.iter().copied())));
-            match tree {
-                Some((_, offset)) => {
-                    for row in held..held + rows {
-                        let depth = plan.offsets[offset + row + 1] - plan.offsets[offset + row] - 1;
-                        plan.positions.push(base as u32 + depth);
-                    }
-                }
-                None => plan.positions.extend((base..base + rows).map(|p| p as u32)),
-            }
-            plan.segments.push(Segment { first, rows, base, held, tree });
+            let (first, rows) = (self.tokens.len(), pass.tokens.len());
+            self.plan.add(pass.cache, rows, pass.parents);
             self.tokens.extend_from_slice(pass.tokens);
             let asked = match pass.logits {
                 LogitRows::None => first + rows..first + rows,
@@ -207,7 +188,7 @@ impl Work {
                 LogitRows::All => first..first + rows,
             };
             self.logit_rows.extend(asked.map(|row| row as u32));
-            positions_needed = positions_needed.max(pass.cache.capacity());
+            positions_needed = positions_needed.max(Cache::capacity(pass.cache));
         }
         // For the whole cache at once: decoding allocates nothing later.
         self.ropes.iter_mut().for_each(|rope| rope.extend(positions_needed));
@@ -234,28 +215,6 @@ impl Work {
             }
         }
     }
-}
-
-impl RowPlan {
-    /// Adds the path of every row of a tree; returns where its paths and offsets begin.
-    fn add_tree(&mut self, parents: impl Iterator<Item = Option<usize>>) -> (usize, usize) {
-        let (path, offset) = (self.paths.len(), self.offsets.len());
-        self.offsets.push(0);
-        for (row, parent) in parents.enumerate() {
-            if let Some(parent) = parent {
-                let of_parent = path + self.offsets[offset + parent] as usize
-                    ..path + self.offsets[offset + parent + 1] as usize;
-                self.paths.extend_from_within(of_parent);
-            }
-            self.paths.push(row as u32);
-            self.offsets.push((self.paths.len() - path) as u32);
-        }
-        (path, offset)
-    }
-}
-
-fn is_chain(parents: &[Option<usize>]) -> bool {
-    parents.iter().enumerate().all(|(row, parent)| *parent == row.checked_sub(1))
 }
 
 impl Caches for &mut [Pass<'_, Sequence>] {

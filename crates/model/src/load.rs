@@ -22,14 +22,17 @@ use crate::weights::{self, Precision, Repack};
 use crate::{Error, Result, arch};
 use leveret_kernels::attention::KvType;
 use leveret_kernels::{ElementType, Team};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The files of one model, open and mapped.
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
     files: Files,
+    /// Tensors that were asked for so far.
+    asked: Mutex<BTreeSet<String>>,
 }
 
 /// What kind of files.
@@ -126,7 +129,7 @@ impl Source {
             Some(folder) => Files::Folder(Box::new(Folder::open(folder)?)),
             None => Files::Gguf(Gguf::open(path)?),
         };
-        Ok(Self { path: path.into(), files })
+        Ok(Self { path: path.into(), files, asked: Mutex::default() })
     }
 
     /// The path that was opened.
@@ -206,7 +209,9 @@ impl Source {
         }
     }
 
+    /// A tensor of floats or blocks.
     pub(crate) fn tensor(&self, name: &str) -> Result<Option<TensorView<'_>>> {
+        self.ask(name);
         match &self.files {
             Files::Gguf(gguf) => gguf.tensor(name),
             Files::Folder(folder) => folder.tensor(name),
@@ -215,10 +220,25 @@ impl Source {
 
     /// A tensor of any type; of a GGUF file, of integers only.
     pub(crate) fn raw(&self, name: &str) -> Option<RawTensor<'_>> {
+        self.ask(name);
         match &self.files {
             Files::Gguf(gguf) => gguf.integers(name),
             Files::Folder(folder) => folder.raw(name),
         }
+    }
+
+    fn ask(&self, name: &str) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+    }
+
+    /// Tensors that nobody has asked for yet.
+    pub(crate) fn unused(&self) -> impl Iterator<Item = String> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let names: Vec<String> = match &self.files {
+            Files::Gguf(gguf) => gguf.tensors().map(|tensor| tensor.name.to_owned()).collect(),
+            Files::Folder(folder) => folder.names().map(str::to_owned).collect(),
+        };
+        names.into_iter().filter(move |name| !asked.contains(name))
     }
 
     /// Gives the pages of a tensor back that was repacked.

@@ -1,7 +1,9 @@
 //! Reading GGUF metadata: keys of the file's architecture, and the sizes all families share.
 
 use super::rope::yarn_magnitude;
-use super::{Activation, AttentionConfig, Config, Head, KvSource, LayerConfig, MlpConfig, Presence};
+use super::{
+    Activation, AttentionConfig, AttentionInput, Config, Head, KvSource, LayerConfig, MlpConfig, Presence,
+};
 use super::{RopeScaling, Rotation, TensorNames};
 use crate::formats::Gguf;
 use crate::formats::gguf::{FromValue, Value};
@@ -118,6 +120,7 @@ impl<'a> GgufConfig<'a> {
         };
         let layer = LayerConfig {
             attention: AttentionConfig {
+                input: AttentionInput::Normed,
                 heads: first_heads,
                 kv_heads: first_heads,
                 k_dim,

@@ -3,7 +3,9 @@
 //! (`rope_parameters`) spelling.
 
 use super::rope::yarn_magnitude;
-use super::{Activation, AttentionConfig, Config, Head, KvSource, LayerConfig, MlpConfig, Presence};
+use super::{
+    Activation, AttentionConfig, AttentionInput, Config, Head, KvSource, LayerConfig, MlpConfig, Presence,
+};
 use super::{RopeScaling, Rotation, TensorNames};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
@@ -30,7 +32,7 @@ impl<'a> HfConfig<'a> {
 
     /// `model_type` of the text model.
     pub(crate) fn model_type(&self) -> Result<&'a str> {
-        self.text_value("model_type").ok_or_else(|| self.missing("model_type"))
+        self.text("model_type").ok_or_else(|| self.missing("model_type"))
     }
 
     fn get(&self, key: &str) -> Option<&'a Value> {
@@ -52,7 +54,7 @@ impl<'a> HfConfig<'a> {
         Error::format(self.path, format!("key `{key}` is {found}, expected {expected}"))
     }
 
-    fn text_value(&self, key: &str) -> Option<&'a str> {
+    pub(crate) fn text(&self, key: &str) -> Option<&'a str> {
         self.get(key).and_then(Value::as_str)
     }
 
@@ -142,6 +144,7 @@ impl<'a> HfConfig<'a> {
         };
         let layer = LayerConfig {
             attention: AttentionConfig {
+                input: AttentionInput::Normed,
                 heads,
                 kv_heads: self.count("num_key_value_heads")?.unwrap_or(heads),
                 k_dim: head_dim,
@@ -188,7 +191,7 @@ impl<'a> HfConfig<'a> {
 
     fn activation(&self) -> Result<Activation> {
         let key = if self.has("hidden_activation") { "hidden_activation" } else { "hidden_act" };
-        match self.text_value(key) {
+        match self.text(key) {
             None | Some("silu" | "swish") => Ok(Activation::SwiGlu),
             Some("gelu_pytorch_tanh") => Ok(Activation::GegluTanh),
             Some(other) => {
@@ -241,7 +244,7 @@ impl<'a> HfConfig<'a> {
     fn scaling(&self, max_context: usize, share: f64) -> Result<RopeScaling> {
         let number = |key: &str| self.number(key)?.ok_or_else(|| self.missing(key));
         let original = || Ok(self.number("original_max_position_embeddings")?.unwrap_or(max_context as f64));
-        match self.text_value("rope_type").or(self.text_value("type")).unwrap_or("default") {
+        match self.text("rope_type").or(self.text("type")).unwrap_or("default") {
             "default" => Ok(RopeScaling::None),
             "linear" => Ok(RopeScaling::Linear { factor: number("factor")? }),
             "proportional" => {

@@ -99,6 +99,8 @@ pub struct LayerConfig {
 /// Softmax attention over a key-value cache.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionConfig {
+    /// What queries, keys and values are made of.
+    pub input: AttentionInput,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; divides `heads`.
@@ -129,6 +131,18 @@ pub struct AttentionConfig {
     pub rotation: usize,
     /// Factor on queries that grows with the position.
     pub query_growth: Option<QueryGrowth>,
+}
+
+/// What queries, keys and values of a layer are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionInput {
+    /// The residual stream, normed.
+    Normed,
+    /// Rows of this width that are put together outside the layer (first layers of EAGLE heads).
+    Given {
+        /// Values in a row.
+        width: usize,
+    },
 }
 
 /// Where the keys and values of a layer come from.
@@ -258,6 +272,9 @@ impl Config {
         }
         for (i, layer) in self.layers.iter().enumerate() {
             let a = &layer.attention;
+            if let AttentionInput::Given { width } = a.input {
+                range(&format!("layer {i}: width of the attention's input"), width, MAX_WIDTH)?;
+            }
             range(&format!("layer {i}: number of query heads"), a.heads, 1 << 12)?;
             range(&format!("layer {i}: number of key-value heads"), a.kv_heads, a.heads)?;
             range(&format!("layer {i}: key head width"), a.k_dim, 1 << 12)?;
@@ -320,6 +337,11 @@ impl Config {
                 }
             }
         }
+    }
+
+    /// Whether the attention of layer `layer` reads rows that are put together outside of it.
+    pub(crate) fn reads_given(&self, layer: usize) -> bool {
+        matches!(self.layers[layer].attention.input, AttentionInput::Given { .. })
     }
 
     /// Number of values that one row adds to the cache of layer `layer`; 0 if it has none.

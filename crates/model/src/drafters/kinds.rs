@@ -36,7 +36,7 @@ pub(crate) struct Kind {
 }
 
 /// All kinds; the first that recognises the files counts.
-const KINDS: [Kind; 1] = [assistant::KIND];
+const KINDS: [Kind; 2] = [assistant::KIND, super::recurrent::eagle3::EAGLE3];
 
 /// Whether `source` holds a drafter, and of which family. A target that has one in its own file
 /// counts as well.

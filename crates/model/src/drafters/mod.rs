@@ -8,6 +8,7 @@ mod assistant;
 mod fit;
 mod kinds;
 mod language;
+mod recurrent;
 mod vocabulary;
 
 use crate::Result;
@@ -183,7 +184,7 @@ pub trait Guesser: Debug + Send {
 
     /// Values inside the network during the last draft, row by row, by the name that reference
     /// outputs have for them. For comparison only; `None` where nothing of that name is kept.
-    fn trace(&self, _name: &str) -> Option<&[f32]> {
+    fn trace(&self, _name: &str) -> Option<Vec<f32>> {
         None
     }
 }

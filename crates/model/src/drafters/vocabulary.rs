@@ -18,7 +18,7 @@ pub(crate) enum MapRule {
 
 /// Reads the map `d2t` of a head with `rows` rows for a target with `vocab` tokens, and compares it
 /// with the membership `t2d`, where there is one. `None` if there is no map, and the head has a row
-/// for every token.
+/// for every token, or `force` says to take the first rows for the first tokens.
 ///
 /// # Errors
 /// A map of another type or length, one that leads outside the vocabulary or to one token twice, or
@@ -28,10 +28,11 @@ pub(crate) fn token_map(
     rule: MapRule,
     rows: usize,
     vocab: usize,
+    force: bool,
 ) -> Result<Option<TokenMap>> {
     let fault = |what: String| Err(Error::format(source.path(), what));
     let Some(stored) = integers(source, "d2t")? else {
-        if rows != vocab {
+        if rows != vocab && !force {
             return fault(format!(
                 "the head has {rows} rows for a target of {vocab} tokens, and no tensor `d2t` says which they are"
             ));

@@ -1,6 +1,6 @@
 //! One decoder layer: its parts one after the other on the residual stream.
 
-use super::{Attention, Caches, Context, Mlp, PerLayerGate, Scratch};
+use super::{Attention, Caches, Context, Mlp, PerLayerGate, Scratch, project};
 use leveret_kernels::ops::scale;
 use leveret_kernels::{Matrix, par_rows};
 
@@ -25,6 +25,24 @@ impl Layer {
         s: &mut Scratch,
     ) {
         self.attention.run(context, layer, caches, h, s);
+        self.rest(context, layer, h, s);
+    }
+
+    /// As [`run`](Self::run), the attention reading the rows in `s.x` and not the residual stream.
+    pub(crate) fn run_on_given(
+        &self,
+        context: &Context<'_>,
+        layer: usize,
+        caches: &mut dyn Caches,
+        h: &mut [f32],
+        s: &mut Scratch,
+    ) {
+        self.attention.attend(context, layer, caches, s);
+        project(context, &s.inner, &self.attention.o, self.attention.norms.after.as_deref(), &mut s.out, h);
+        self.rest(context, layer, h, s);
+    }
+
+    fn rest(&self, context: &Context<'_>, layer: usize, h: &mut [f32], s: &mut Scratch) {
         self.mlp.run(context, layer, h, s);
         if let Some(gate) = &self.per_layer {
             gate.run(context, layer, context.config.layers[layer].mlp.activation, h, s);

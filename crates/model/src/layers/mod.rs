@@ -19,6 +19,7 @@ pub(crate) use rope::RopeTable;
 
 use crate::cache::Sequence;
 use crate::config::Config;
+use crate::target::Cache;
 use leveret_kernels::attention::{AttentionScratch, Visible};
 use leveret_kernels::ops::{add_assign, rms_norm, rms_norm_heads};
 use leveret_kernels::{Activations, Job, Matrix, Rows, Team, matmul, par_rows};
@@ -26,6 +27,7 @@ use leveret_kernels::{Activations, Job, Matrix, Rows, Team, matmul, par_rows};
 /// Norms before a block and, in some families, after it.
 #[derive(Debug)]
 pub(crate) struct NormWeights {
+    /// Empty if the block does not read the residual stream.
     pub(crate) before: Vec<f32>,
     pub(crate) after: Option<Vec<f32>>,
 }
@@ -67,6 +69,49 @@ pub(crate) struct Segment {
 }
 
 impl RowPlan {
+    /// Forgets all rows.
+    pub(crate) fn clear(&mut self) {
+        self.positions.clear();
+        self.segments.clear();
+        self.paths.clear();
+        self.offsets.clear();
+    }
+
+    /// Adds the next `rows` rows of `cache`, behind its committed and held ones: a chain, or a tree
+    /// with these parents.
+    pub(crate) fn add(&mut self, cache: &Sequence, rows: usize, parents: Option<&[Option<usize>]>) {
+        let (first, base, held) = (self.positions.len(), cache.len(), cache.held());
+        let branching = parents.filter(|parents| held > 0 || !is_chain(parents));
+        let tree =
+            branching.map(|parents| self.add_tree(cache.held_parents().chain(parents.iter().copied())));
+        match tree {
+            Some((_, offset)) => {
+                for row in held..held + rows {
+                    let depth = self.offsets[offset + row + 1] - self.offsets[offset + row] - 1;
+                    self.positions.push(base as u32 + depth);
+                }
+            }
+            None => self.positions.extend((base..base + rows).map(|p| p as u32)),
+        }
+        self.segments.push(Segment { first, rows, base, held, tree });
+    }
+
+    /// Adds the path of every row of a tree; returns where its paths and offsets begin.
+    fn add_tree(&mut self, parents: impl Iterator<Item = Option<usize>>) -> (usize, usize) {
+        let (path, offset) = (self.paths.len(), self.offsets.len());
+        self.offsets.push(0);
+        for (row, parent) in parents.enumerate() {
+            if let Some(parent) = parent {
+                let of_parent = path + self.offsets[offset + parent] as usize
+                    ..path + self.offsets[offset + parent + 1] as usize;
+                self.paths.extend_from_within(of_parent);
+            }
+            self.paths.push(row as u32);
+            self.offsets.push((self.paths.len() - path) as u32);
+        }
+        (path, offset)
+    }
+
     /// What the rows of `segment` see.
     pub(crate) fn visible(&self, segment: &Segment) -> Visible<'_> {
         match segment.tree {
@@ -79,6 +124,10 @@ impl RowPlan {
             }
         }
     }
+}
+
+fn is_chain(parents: &[Option<usize>]) -> bool {
+    parents.iter().enumerate().all(|(row, parent)| *parent == row.checked_sub(1))
 }
 
 /// Memory between the steps of a layer. Grows to what the largest pass needs and stays.
@@ -104,6 +153,13 @@ pub(crate) struct Scratch {
 /// The caches of a pass, in the order of its segments.
 pub(crate) trait Caches {
     fn get(&mut self, segment: usize) -> &mut Sequence;
+}
+
+/// A pass over one sequence alone.
+impl Caches for &mut Sequence {
+    fn get(&mut self, _segment: usize) -> &mut Sequence {
+        self
+    }
 }
 
 /// The first `len` values of `buffer`, grown if it is shorter. Their content is left over.

@@ -12,7 +12,8 @@ pub(crate) use tensors::Tensors;
 
 use crate::Result;
 use crate::config::{
-    AttentionConfig, Config, DenseBeside, ExpertsConfig, Head, KvSource, MlpConfig, PerLayerConfig, Presence,
+    AttentionConfig, AttentionInput, Config, DenseBeside, ExpertsConfig, Head, KvSource, MlpConfig,
+    PerLayerConfig, Presence,
 };
 use crate::layers::{
     Attention, Beside, Experts, Gated, Layer, Mlp, MlpKind, NormWeights, PerLayerGate, PerLayerInputs,
@@ -93,6 +94,20 @@ pub(crate) fn load_layers<P: Pack>(
     (0..config.layers.len()).map(|i| loader.layer(i)).collect()
 }
 
+/// Loads layer `index` of those that `config` describes, from files that hold no whole decoder.
+/// `base` stands before its tensors' names.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn load_layer<P: Pack>(
+    tensors: Tensors<'_, P>,
+    config: &Config,
+    index: usize,
+    base: &str,
+) -> Result<Layer<P::Matrix>> {
+    Loader { tensors, config, prefix: "" }.layer_named(index, &|suffix| format!("{base}{suffix}"))
+}
+
 struct Loader<'a, P: Pack> {
     tensors: Tensors<'a, P>,
     config: &'a Config,
@@ -111,27 +126,34 @@ impl<P: Pack> Loader<'_, P> {
     }
 
     fn layer(&self, index: usize) -> Result<Layer<P::Matrix>> {
+        let base = format!("{}{}{index}.", self.prefix, self.config.names.layer);
+        self.layer_named(index, &|suffix| format!("{base}{suffix}"))
+    }
+
+    fn layer_named(&self, index: usize, name: &dyn Fn(&str) -> String) -> Result<Layer<P::Matrix>> {
         let layer = &self.config.layers[index];
         let names = &self.config.names;
-        let name = |suffix: &str| format!("{}{}{index}.{suffix}", self.prefix, names.layer);
         let hidden = self.config.hidden;
         let norm = |suffix: &str| self.tensors.norm(&format!("{}.weight", name(suffix)), hidden);
         let post_norm = |suffix: &str| layer.post_norms.then(|| norm(suffix)).transpose();
         Ok(Layer {
             attention: self.attention(
                 &layer.attention,
-                &name,
+                name,
                 NormWeights {
-                    before: norm(names.attention_norm)?,
+                    before: match layer.attention.input {
+                        AttentionInput::Normed => norm(names.attention_norm)?,
+                        AttentionInput::Given { .. } => Vec::new(),
+                    },
                     after: post_norm(names.attention_post_norm)?,
                 },
             )?,
             mlp: self.mlp(
                 &layer.mlp,
-                &name,
+                name,
                 NormWeights { before: norm(names.mlp_norm)?, after: post_norm(names.mlp_post_norm)? },
             )?,
-            per_layer: self.config.per_layer.map(|part| self.per_layer_gate(part, &name)).transpose()?,
+            per_layer: self.config.per_layer.map(|part| self.per_layer_gate(part, name)).transpose()?,
             output_scale: match layer.output_scale {
                 true => self.tensors.vector(&name(names.output_scale), &[1])?.first().copied(),
                 false => None,
@@ -174,13 +196,17 @@ impl<P: Pack> Loader<'_, P> {
             present.then(|| self.tensors.norm(&format!("{}.weight", name(suffix)), a.k_dim)).transpose()
         };
         let (k_width, v_width) = a.kv_widths();
+        let inputs = match a.input {
+            AttentionInput::Normed => hidden,
+            AttentionInput::Given { width } => width,
+        };
         let has_keys = !matches!(a.source, KvSource::Layer(_));
         let matrix = |suffix: &str, width: usize, present: bool| {
-            present.then(|| self.tensors.matrix(&name(suffix), width, hidden, a.qkv_bias)).transpose()
+            present.then(|| self.tensors.matrix(&name(suffix), width, inputs, a.qkv_bias)).transpose()
         };
         Ok(Attention {
             norms,
-            q: self.tensors.matrix(&name(names.q), a.q_width(), hidden, a.qkv_bias)?,
+            q: self.tensors.matrix(&name(names.q), a.q_width(), inputs, a.qkv_bias)?,
             k: matrix(names.k, k_width, has_keys)?,
             v: matrix(names.v, v_width, a.source == KvSource::Own)?,
             o: self.tensors.matrix(&name(names.o), hidden, a.out_width(), a.out_bias)?,

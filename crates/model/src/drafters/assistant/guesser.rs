@@ -4,13 +4,13 @@ use super::super::{Branch, Committed, Guesser, Scores};
 use super::head::Scored;
 use super::{Assistant, DraftPosition};
 use crate::cache::{LayerState, Sequence};
-use crate::layers::{Caches, Context, RopeTable, RowPlan, Scratch, Segment, fill_normed};
+use crate::layers::{Context, RopeTable, RowPlan, Scratch, Segment, fill_normed};
 use crate::target::Tap;
 use crate::{Error, Result};
 use leveret_kernels::attention::KvBuffer;
 use leveret_kernels::ops::scale;
 use leveret_kernels::{Activations, Job, Rows, matmul};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 #[derive(Debug)]
 pub(super) struct AssistantGuesser {
@@ -33,14 +33,6 @@ pub(super) struct AssistantGuesser {
     x: Activations,
     z: Activations,
     h: Vec<f32>,
-    /// Keys and values of the shared layers, once they were asked for.
-    traced: Vec<[OnceLock<Vec<f32>>; 2]>,
-}
-
-impl Caches for &mut Sequence {
-    fn get(&mut self, _segment: usize) -> &mut Sequence {
-        self
-    }
 }
 
 impl AssistantGuesser {
@@ -70,7 +62,6 @@ impl AssistantGuesser {
             x: Activations::default(),
             z: Activations::default(),
             h: Vec::new(),
-            traced: network.shared.iter().map(|_| Default::default()).collect(),
             network,
         })
     }
@@ -153,7 +144,6 @@ impl Guesser for AssistantGuesser {
         }
         self.rows += rows;
         self.clear();
-        self.traced.iter_mut().for_each(|traced| *traced = Default::default());
         Ok(())
     }
 
@@ -192,10 +182,10 @@ impl Guesser for AssistantGuesser {
         Scores { logits: &logits[part], tokens, confidence: None }
     }
 
-    fn trace(&self, name: &str) -> Option<&[f32]> {
+    fn trace(&self, name: &str) -> Option<Vec<f32>> {
         match name {
-            "u" => return Some(&self.last),
-            "next_u" => return Some(&self.states),
+            "u" => return Some(self.last.clone()),
+            "next_u" => return Some(self.states.clone()),
             _ => {}
         }
         let (part, kind) = name.split_once('.')?;
@@ -208,15 +198,12 @@ impl Guesser for AssistantGuesser {
         else {
             return None;
         };
-        let read = || {
-            let dim = if part == 0 { kv.k_dim() } else { kv.v_dim() };
-            let mut values = vec![0.0; self.rows * kv.kv_heads() * dim];
-            for (i, out) in values.chunks_exact_mut(dim).enumerate() {
-                let (row, head) = (i / kv.kv_heads(), i % kv.kv_heads());
-                if part == 0 { kv.read_k(row, head, out) } else { kv.read_v(row, head, out) }
-            }
-            values
-        };
-        Some(self.traced[place][part].get_or_init(read))
+        let dim = if part == 0 { kv.k_dim() } else { kv.v_dim() };
+        let mut values = vec![0.0; self.rows * kv.kv_heads() * dim];
+        for (i, out) in values.chunks_exact_mut(dim).enumerate() {
+            let (row, head) = (i / kv.kv_heads(), i % kv.kv_heads());
+            if part == 0 { kv.read_k(row, head, out) } else { kv.read_v(row, head, out) }
+        }
+        Some(values)
     }
 }

@@ -95,10 +95,10 @@ impl Text {
         guesser.read(self.start)?;
         guesser.guesser.begin(&self.tokens[..=self.start])?;
         if let Some(found) = guesser.guesser.trace(what).filter(|found| found.len() == len) {
-            return Ok(Some(found.to_vec()));
+            return Ok(Some(found));
         }
         guesser.chain(ids.len(), |node, _| ids[node] as u32)?;
-        Ok(guesser.guesser.trace(what).map(<[f32]>::to_vec))
+        Ok(guesser.guesser.trace(what))
     }
 }
 
