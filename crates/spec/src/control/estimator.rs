@@ -119,8 +119,8 @@ impl Estimator {
 /// A node of a draft that the text has reached; `None` for its root.
 pub(crate) type Reached = Option<usize>;
 
-fn source(_node: &Node) -> usize {
-    0
+fn source(node: &Node) -> usize {
+    usize::from(node.origin)
 }
 
 fn class(depth: usize) -> usize {

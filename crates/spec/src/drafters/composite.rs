@@ -111,7 +111,8 @@ impl Composite {
                 // What it can add is what its guesses mostly add, where others have none of their own.
                 let left = part.gain * (1.0 - hope).max(0.0);
                 let probe = context.tokens.len().is_multiple_of(PROBE);
-                part.asked = !takes_time || probe || f64::from(left) > worth.lambda * time;
+                let pays = !worth.parked && f64::from(left) > worth.lambda * time;
+                part.asked = !takes_time || probe || pays;
                 if part.asked {
                     part.drafter.propose(context, rows, &mut part.draft);
                     let first = part.draft.nodes().iter().map(|node| node.chance);
