@@ -1,19 +1,39 @@
 //! A suffix automaton over a growing text: after each token, the longest suffix that the text has
-//! had before, and where.
+//! had before, and what followed it how often.
 //!
 //! The automaton is that of Blumer et al. (1985): one state for each set of substrings that end at
 //! the same places, at most two states and three edges a token, amortised constant time a token.
 //! The suffix link of the state of the whole text leads to its longest suffix that occurs
 //! elsewhere too, so the answer falls out of the construction.
 
-/// A suffix of the text that occurred before.
+/// A substring of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Repeat {
-    /// Tokens of the suffix; 0 when its last token is new.
-    pub len: usize,
-    /// Position after the earlier occurrence: of the token that followed it then. The most recent
-    /// occurrence, unless more than 16 longer suffixes with other histories lie between.
-    pub next: usize,
+pub struct Place {
+    state: u32,
+    len: u32,
+}
+
+impl Place {
+    /// Tokens of the substring; 0 for the empty one.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether the substring is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// A token that has followed a substring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Follower {
+    /// The token.
+    pub token: u32,
+    /// How often it has. Falls short where the text repeats itself in more than 32 ways at once.
+    pub count: u32,
+    /// Position after the last time.
+    pub seen: u32,
 }
 
 /// Index of the automaton. Holds no tokens: the text is the caller's.
@@ -26,7 +46,6 @@ pub struct SuffixAutomaton {
     table: Vec<u32>,
     /// State of the whole text.
     last: u32,
-    repeat: Repeat,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +56,8 @@ struct State {
     link: u32,
     /// Position after the last known occurrence.
     seen: u32,
+    /// Known occurrences.
+    count: u32,
     /// First edge that leaves; `NONE` for none.
     edge: u32,
 }
@@ -52,7 +73,7 @@ struct Edge {
 
 const NONE: u32 = u32::MAX;
 /// How far up the suffix links occurrences are noted; bounds the time for a token.
-const NOTED: usize = 16;
+const NOTED: usize = 32;
 
 impl Default for SuffixAutomaton {
     fn default() -> Self {
@@ -63,8 +84,8 @@ impl Default for SuffixAutomaton {
 impl SuffixAutomaton {
     /// The automaton of the empty text.
     pub fn new() -> Self {
-        let root = State { len: 0, link: NONE, seen: 0, edge: NONE };
-        Self { states: vec![root], edges: Vec::new(), table: vec![0; 64], last: 0, repeat: Repeat::default() }
+        let root = State { len: 0, link: NONE, seen: 0, count: 0, edge: NONE };
+        Self { states: vec![root], edges: Vec::new(), table: vec![0; 64], last: 0 }
     }
 
     /// Tokens of the text.
@@ -78,8 +99,43 @@ impl SuffixAutomaton {
     }
 
     /// The longest suffix of the text that occurred before.
-    pub fn repeat(&self) -> Repeat {
-        self.repeat
+    pub fn repeat(&self) -> Place {
+        let state = self.states[self.last as usize].link;
+        self.whole(if state == NONE { 0 } else { state })
+    }
+
+    /// The longest suffix of `place` that occurred at more places; `None` for the empty one.
+    pub fn shorter(&self, place: Place) -> Option<Place> {
+        let link = self.states[place.state as usize].link;
+        (link != NONE).then(|| self.whole(link))
+    }
+
+    /// The longest suffix of `place` and `token` that has occurred.
+    pub fn follow(&self, mut place: Place, token: u32) -> Place {
+        loop {
+            if let Some(edge) = self.edge(place.state, token) {
+                return Place { state: self.edges[edge].to, len: place.len + 1 };
+            }
+            match self.shorter(place) {
+                Some(shorter) => place = shorter,
+                None => return place,
+            }
+        }
+    }
+
+    /// What has followed `place`, the newest kind of continuation first.
+    pub fn followers(&self, place: Place) -> impl Iterator<Item = Follower> {
+        let mut edge = self.states[place.state as usize].edge;
+        std::iter::from_fn(move || {
+            let Edge { token, to, next, .. } = *self.edges.get(edge as usize)?;
+            edge = next;
+            let State { count, seen, .. } = self.states[to as usize];
+            Some(Follower { token, count, seen })
+        })
+    }
+
+    fn whole(&self, state: u32) -> Place {
+        Place { state, len: self.states[state as usize].len }
     }
 
     /// Appends `token` to the text. A text has room for 2^30 tokens; later ones are ignored.
@@ -88,7 +144,7 @@ impl SuffixAutomaton {
         if end >= 1 << 30 {
             return;
         }
-        let whole = self.add(State { len: end, link: 0, seen: end, edge: NONE });
+        let whole = self.add(State { len: end, link: 0, seen: end, count: 1, edge: NONE });
         let mut state = self.last;
         self.last = whole;
         let known = loop {
@@ -133,17 +189,16 @@ impl SuffixAutomaton {
         part
     }
 
-    /// Reads off the repeated suffix, and notes that it and its own suffixes occur at `end` too.
+    /// Notes that all suffixes of the text occur at `end` too.
     fn note(&mut self, end: u32) {
         let mut state = self.states[self.last as usize].link;
-        let State { len, seen, .. } = self.states[state as usize];
-        self.repeat = Repeat { len: len as usize, next: seen as usize };
         for _ in 0..NOTED {
             if state == 0 {
                 break;
             }
-            let State { link, seen, .. } = &mut self.states[state as usize];
+            let State { link, seen, count, .. } = &mut self.states[state as usize];
             *seen = end;
+            *count += 1;
             state = *link;
         }
     }
@@ -203,23 +258,70 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The longest suffix of `text` that occurred before, and the most recent place, by trying all.
-    fn brute_force(text: &[u32]) -> Repeat {
+    /// The length of the longest suffix of `text` that occurred before, by trying all.
+    fn brute_force(text: &[u32]) -> usize {
         let matched = |end: usize| {
             let pairs = text[..end].iter().rev().zip(text.iter().rev());
             pairs.take_while(|(a, b)| a == b).count()
         };
-        let best = (1..text.len()).map(|end| (matched(end), end)).max().unwrap_or((0, 0));
-        if best.0 == 0 { Repeat::default() } else { Repeat { len: best.0, next: best.1 } }
+        (1..text.len()).map(matched).max().unwrap_or(0)
+    }
+
+    /// (token, times, position after the last time) of all that followed `part`, by trying all.
+    fn followers(text: &[u32], part: &[u32]) -> Vec<(u32, u32, u32)> {
+        let mut found: Vec<(u32, u32, u32)> = Vec::new();
+        for end in part.len()..text.len() {
+            if text[..end].ends_with(part) {
+                match found.iter_mut().find(|f| f.0 == text[end]) {
+                    Some(f) => (f.1, f.2) = (f.1 + 1, end as u32 + 1),
+                    None => found.push((text[end], 1, end as u32 + 1)),
+                }
+            }
+        }
+        found.sort_unstable();
+        found
+    }
+
+    fn check(
+        automaton: &SuffixAutomaton,
+        text: &[u32],
+        place: Place,
+        path: &[u32],
+    ) -> Result<(), TestCaseError> {
+        let part = &path[path.len() - place.len()..];
+        let mut found: Vec<_> = automaton.followers(place).map(|f| (f.token, f.count, f.seen)).collect();
+        found.sort_unstable();
+        prop_assert_eq!(found, followers(text, part), "{:?} in {:?}", part, text);
+        Ok(())
     }
 
     proptest! {
         #[test]
-        fn agrees_with_brute_force(text in proptest::collection::vec(0u32..3, 0..16)) {
+        fn agrees_with_brute_force(
+            text in proptest::collection::vec(0u32..3, 0..24),
+            next in proptest::collection::vec(0u32..4, 6),
+        ) {
             let mut automaton = SuffixAutomaton::new();
             for end in 1..=text.len() {
                 automaton.push(text[end - 1]);
-                prop_assert_eq!(automaton.repeat(), brute_force(&text[..end]));
+                let text = &text[..end];
+                let mut place = automaton.repeat();
+                prop_assert_eq!(place.len(), brute_force(text));
+                check(&automaton, text, place, text)?;
+                // On into what may come.
+                let mut path = text.to_vec();
+                for &token in &next {
+                    place = automaton.follow(place, token);
+                    path.push(token);
+                    check(&automaton, text, place, &path)?;
+                }
+                while let Some(shorter) = automaton.shorter(place) {
+                    prop_assert!(shorter.len() < place.len());
+                    place = shorter;
+                    if !place.is_empty() {
+                        check(&automaton, text, place, &path)?;
+                    }
+                }
             }
         }
 
@@ -230,12 +332,9 @@ mod tests {
             let mut automaton = SuffixAutomaton::new();
             for end in 1..=text.len() {
                 automaton.push(text[end - 1]);
-                let Repeat { len, next } = automaton.repeat();
                 if end % 50 == 0 {
-                    prop_assert_eq!(len, brute_force(&text[..end]).len);
+                    prop_assert_eq!(automaton.repeat().len(), brute_force(&text[..end]));
                 }
-                prop_assert!(len == 0 || next < end);
-                prop_assert_eq!(&text[next - len.min(next)..next], &text[end - len..end]);
             }
             prop_assert!(automaton.states.len() <= 2 * text.len() + 1);
             prop_assert!(automaton.edges.len() <= 3 * text.len() + 1);

@@ -60,7 +60,7 @@ struct Joint {
 /// where more do, and the chance that others give to rivals.
 const FEATURES: usize = 6;
 /// What mostly holds, from texts of several kinds and models.
-const AGREEMENT: [f32; FEATURES] = [0.0, 1.0, 0.3, 0.8, 0.3, -0.5];
+const AGREEMENT: [f32; FEATURES] = [0.0, 0.9, 0.7, 0.5, 0.5, -1.8];
 /// Share of the newest observation in a part's gain.
 const NEW: f32 = 0.1;
 /// Rounds between two in which a part is asked that seems not worth its time.

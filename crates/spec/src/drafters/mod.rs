@@ -2,15 +2,22 @@
 
 mod automaton;
 mod composite;
+mod grow;
+mod hints;
 mod network;
 mod odds;
+mod prediction;
 #[cfg(test)]
 pub(crate) mod random;
-mod rates;
+mod recycle;
 mod reliability;
+pub mod store;
 mod suffix;
 
-pub use automaton::{Repeat, SuffixAutomaton};
+pub use automaton::{Follower, Place, SuffixAutomaton};
 pub use composite::{Composite, MOST_PARTS};
 pub use network::NetworkDrafter;
+pub use prediction::PredictionDrafter;
+pub use recycle::RecycleDrafter;
+pub use store::{Store, StoreDrafter};
 pub use suffix::SuffixDrafter;

@@ -1,24 +1,33 @@
 //! Guesses that the text goes on as it did after the same words before: a suffix automaton over
-//! prompt and output (after SAM decoding, arXiv 2411.10666).
+//! prompt and output (after SAM decoding, arXiv 2411.10666), and trees by what followed how often
+//! (after SuffixDecoding, arXiv 2411.04975).
 //!
 //! How far to trust a match is learned from the text itself. Every new token tells whether the
-//! guess at its place would have been right, drafted or not, so learning costs no row.
+//! guesses at its place would have been right, drafted or not, so learning costs no row.
 
-use super::automaton::{Repeat, SuffixAutomaton};
-use super::rates::Rates;
+use super::automaton::{Place, SuffixAutomaton};
+use super::grow::{Grower, Guess};
+use super::hints::{HintOdds, Hints, WITHIN};
 use crate::draft::Draft;
 use crate::drafter::{Context, Drafter, Round};
+
+/// Ever shorter matches that are looked at behind a node.
+const LEVELS: usize = 4;
+/// Of the kinds of continuation of a match, the newest that are looked at.
+const KINDS: usize = 16;
 
 /// The suffix drafter of one sequence.
 #[derive(Debug)]
 pub struct SuffixDrafter {
     automaton: SuffixAutomaton,
-    rates: Rates,
+    odds: HintOdds,
+    grower: Grower<Place>,
+    hints: Hints,
     min_match: usize,
 }
 
 impl Default for SuffixDrafter {
-    /// Matches of any length: rates and price decide, and they do so better than a fixed minimum.
+    /// Matches of any length: odds and price decide, and they do so better than a fixed minimum.
     fn default() -> Self {
         Self::new(1)
     }
@@ -27,19 +36,39 @@ impl Default for SuffixDrafter {
 impl SuffixDrafter {
     /// A drafter that guesses only when at least `min_match` tokens are repeated.
     pub fn new(min_match: usize) -> Self {
-        Self { automaton: SuffixAutomaton::new(), rates: Rates::default(), min_match: min_match.max(1) }
+        Self {
+            automaton: SuffixAutomaton::new(),
+            odds: HintOdds::new(WITHIN),
+            grower: Grower::new(),
+            hints: Hints::default(),
+            min_match: min_match.max(1),
+        }
     }
 
     /// Takes in the tokens that are new in the context.
     fn read(&mut self, context: &Context<'_>) {
         let text = context.tokens;
         for at in self.automaton.len()..text.len() {
-            let Repeat { len, next } = self.automaton.repeat();
-            if at >= context.prompt_len && len > 0 {
-                self.rates.record(len, text[next] == text[at]);
+            if at >= context.prompt_len {
+                look(&self.automaton, self.automaton.repeat(), self.min_match, &mut self.hints);
+                self.hints.learn(text[at], &mut self.odds);
             }
             self.automaton.push(text[at]);
         }
+    }
+}
+
+/// Gathers what followed `place` before, and its ever shorter suffixes.
+fn look(automaton: &SuffixAutomaton, place: Place, min_match: usize, hints: &mut Hints) {
+    hints.clear();
+    let mut level = Some(place);
+    for _ in 0..LEVELS {
+        let Some(place) = level.filter(|place| place.len() >= min_match) else { return };
+        hints.add(place.len(), automaton.followers(place).take(KINDS));
+        if hints.is_full() {
+            return;
+        }
+        level = automaton.shorter(place);
     }
 }
 
@@ -48,23 +77,16 @@ impl Drafter for SuffixDrafter {
         "suffix"
     }
 
-    /// The continuation of the longest repeated suffix as a chain. With every token that comes
-    /// true the match is one longer, so a guess's chance is the product of the rates on its way.
     fn propose(&mut self, context: &Context<'_>, rows: usize, draft: &mut Draft) {
         self.read(context);
-        let Repeat { len, next } = self.automaton.repeat();
-        if len < self.min_match {
-            return;
-        }
-        // Where the earlier occurrence runs into the end of the text, the text is taken to be
-        // periodic: the draft goes on with its own beginning.
-        let continuation = context.tokens[next..].iter().cycle();
-        let mut parent = None;
-        let mut chance = 1.0;
-        for (depth, &token) in continuation.take(rows).enumerate() {
-            chance *= self.rates.rate(len + depth);
-            parent = draft.push(token, parent, chance);
-        }
+        let Self { automaton, odds, grower, hints, min_match } = self;
+        let behind = |place: Place, _: usize, guesses: &mut Vec<Guess<Place>>| {
+            look(automaton, place, *min_match, hints);
+            let followed =
+                hints.chances(odds).map(|(token, chance)| (token, chance, automaton.follow(place, token)));
+            guesses.extend(followed);
+        };
+        grower.grow(context, rows, automaton.repeat(), draft, behind);
     }
 
     fn observe(&mut self, round: &Round<'_>) {
@@ -76,40 +98,56 @@ impl Drafter for SuffixDrafter {
 mod tests {
     use super::*;
 
-    fn proposed(drafter: &mut SuffixDrafter, tokens: &[u32], rows: usize) -> Vec<u32> {
+    fn proposed(drafter: &mut SuffixDrafter, tokens: &[u32], rows: usize) -> Draft {
         let mut draft = Draft::new();
         drafter.propose(&Context::new(tokens, tokens.len()), rows, &mut draft);
-        assert!(draft.is_chain());
-        draft.nodes().iter().map(|node| node.token).collect()
+        draft
+    }
+
+    /// The path of likeliest nodes.
+    fn spine(draft: &Draft) -> Vec<u32> {
+        let mut path = Vec::new();
+        let mut at = None;
+        while let Some(token) = draft.tokens_after(at).next() {
+            path.push(token);
+            at = draft.child(at, token);
+        }
+        path
     }
 
     #[test]
-    fn continues_the_most_recent_match() {
+    fn continues_a_match() {
         let mut drafter = SuffixDrafter::new(2);
-        assert_eq!(proposed(&mut drafter, &[1, 2, 3, 4, 1, 2, 5, 6, 1], 4), [0; 0]);
-        assert_eq!(proposed(&mut drafter, &[1, 2, 3, 4, 1, 2, 5, 6, 1, 2], 4), [5, 6, 1, 2]);
-        assert_eq!(proposed(&mut drafter, &[1, 2, 3, 4, 1, 2, 5, 6, 1, 2, 3], 3), [4, 1, 2]);
+        assert!(proposed(&mut drafter, &[1, 2, 3, 4, 1, 2, 5, 6, 1], 4).is_empty());
+        let draft = proposed(&mut drafter, &[1, 2, 3, 4, 1, 2, 5, 6, 1, 2], 32);
+        // The newer continuation first, the older beside it.
+        assert_eq!(spine(&draft)[..2], [5, 6]);
+        assert!(draft.child(None, 3).is_some());
+        let draft = proposed(&mut drafter, &[1, 2, 3, 4, 1, 2, 5, 6, 1, 2, 3], 3);
+        assert_eq!(spine(&draft), [4, 1, 2]);
     }
 
     #[test]
     fn goes_round_in_a_period() {
         let mut drafter = SuffixDrafter::new(1);
-        assert_eq!(proposed(&mut drafter, &[9, 7, 8, 7, 8], 5), [7, 8, 7, 8, 7]);
+        assert_eq!(spine(&proposed(&mut drafter, &[9, 7, 8, 7, 8, 7, 8], 12))[..5], [7, 8, 7, 8, 7]);
+    }
+
+    #[test]
+    fn what_came_more_often_is_likelier() {
+        let mut drafter = SuffixDrafter::new(1);
+        let draft = proposed(&mut drafter, &[1, 2, 9, 1, 2, 8, 1, 2, 7, 1, 3, 6, 1], 16);
+        let chance = |token| draft.nodes()[draft.child(None, token).unwrap()].chance;
+        assert!(chance(2) > chance(3));
     }
 
     #[test]
     fn trusts_long_matches_more() {
         let mut drafter = SuffixDrafter::new(1);
         let mut tokens: Vec<u32> = (0..50).chain(0..1).collect();
-        let mut draft = Draft::new();
-        let mut first = |drafter: &mut SuffixDrafter, tokens: &[u32]| {
-            draft.clear();
-            drafter.propose(&Context::new(tokens, 50), 16, &mut draft);
-            draft.nodes()[0].chance
-        };
-        let short = first(&mut drafter, &tokens);
+        let short = proposed(&mut drafter, &tokens, 16).nodes()[0].chance;
         tokens.extend(1..40);
-        let long = first(&mut drafter, &tokens);
-        assert!(short < 0.2 && long > 0.9, "{short} {long}");
+        let long = proposed(&mut drafter, &tokens, 16).nodes()[0].chance;
+        assert!(short < 0.5 && long > 0.9, "{short} {long}");
     }
 }

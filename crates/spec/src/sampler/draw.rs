@@ -149,7 +149,7 @@ impl Draw {
         }
         let list = &mut scratch.list;
         if self.greedy {
-            select(scores.logits, count, list);
+            likeliest(scores.logits, count, list);
             let total: f32 = scores.logits.iter().map(|&x| exp(x - max)).sum();
             out.extend(list.iter().map(|c| Choice {
                 token: scores.token(c.token as usize),
@@ -161,7 +161,7 @@ impl Draw {
         let noise = Noise::new(self.seed, position);
         let mut surprise = None;
         if self.filters.keep_all(scores.logits.len()) {
-            select(scores.logits, POOL.max(count), list);
+            likeliest(scores.logits, POOL.max(count), list);
             // Of all tokens the noise may lift one that is not among the likeliest.
             if scores.tokens.is_none() {
                 surprise = noise.pick_row(scores.logits, max, self.filters.scale);
@@ -185,20 +185,28 @@ impl Draw {
     }
 }
 
-/// Writes the `count` greatest of `row` to `list`, in descending order.
-fn select(row: &[f32], count: usize, list: &mut Vec<Candidate>) {
+/// Writes the `count` greatest of `row` to `list`, in descending order; of equals the lower token
+/// first. Minus infinity and what is not a number are left out.
+///
+/// Few blocks hold one of the greatest, and their maximum tells.
+pub(crate) fn likeliest(row: &[f32], count: usize, list: &mut Vec<Candidate>) {
+    const BLOCK: usize = 64;
     list.clear();
     let mut least = f32::NEG_INFINITY;
-    for (&logit, token) in row.iter().zip(0..) {
-        if logit > least || (list.len() < count && logit > f32::NEG_INFINITY) {
-            let new = Candidate { token, logit };
-            let at = list.partition_point(|c| c.logit >= logit);
-            if list.len() == count {
-                list.pop();
-            }
-            list.insert(at, new);
-            if list.len() == count {
-                least = list[count - 1].logit;
+    for (block, first) in row.chunks(BLOCK).zip((0..).step_by(BLOCK)) {
+        if maximum(block) <= least {
+            continue;
+        }
+        for (&logit, token) in block.iter().zip(first..) {
+            if logit > least {
+                let at = list.partition_point(|c| c.logit >= logit);
+                if list.len() == count {
+                    list.pop();
+                }
+                list.insert(at, Candidate { token, logit });
+                if list.len() == count {
+                    least = list[count - 1].logit;
+                }
             }
         }
     }
@@ -228,6 +236,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_likeliest_are_those_of_a_sorted_row(
+            row in proptest::collection::vec(
+                prop_oneof![(-9i8..9).prop_map(f32::from), Just(f32::NEG_INFINITY), Just(f32::NAN)], 0..400),
+            count in 1usize..20,
+        ) {
+            let mut list = Vec::new();
+            likeliest(&row, count, &mut list);
+            let mut sorted: Vec<(f32, u32)> = row.iter().copied().zip(0..).collect();
+            sorted.retain(|(logit, _)| *logit > f32::NEG_INFINITY);
+            sorted.sort_by(|a, b| b.0.total_cmp(&a.0));
+            sorted.truncate(count);
+            prop_assert_eq!(list.iter().map(|c| (c.logit, c.token)).collect::<Vec<_>>(), sorted);
+        }
+
         /// A drafter whose scores are the target's guesses every draw.
         #[test]
         fn the_first_choice_is_the_sampler_s(

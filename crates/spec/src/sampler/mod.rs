@@ -14,8 +14,11 @@ mod penalties;
 
 use crate::error::{Error, Result};
 use elementary::exp;
-use filters::{Candidate, Filters, maximum};
+use filters::{Filters, maximum};
 use penalties::Penalties;
+
+pub(crate) use draw::likeliest;
+pub(crate) use filters::Candidate;
 
 pub use draw::{Choice, Draw, DrawScratch};
 pub use logprobs::TokenLogprobs;
