@@ -63,12 +63,12 @@ fn a_tree_says_what_its_paths_say() {
     for case in CASES {
         let mut model = target(case);
         let network = load(common::golden(case).join("assistant"), &model).unwrap();
-        let text = Text::new(&mut model, 60, &network.description().taps);
-        let guesser = || Arc::clone(&network).guesser(80).unwrap();
+        let text = Text::new(&mut model, 300, &network.description().taps);
+        let guesser = || Arc::clone(&network).guesser(320).unwrap();
         let mut tree = guesser();
         let mut read = 0;
-        // Short of the window, across it, and far behind it.
-        for n in [1, 5, 9, 20, 59] {
+        // Short of the window, across it, and at the ends of an attention block.
+        for n in [1, 5, 9, 20, 256, 257, 299] {
             text.observe(&mut *tree, read, n).unwrap();
             read = n;
             tree.begin(&text.tokens[..=n]).unwrap();

@@ -169,7 +169,7 @@ pub(crate) fn from_gguf(keys: &GgufConfig<'_>) -> Result<Config> {
             set_experts(layer, experts, width);
         }
     }
-    let vocab = config.vocab;
+    let vocab = keys.rows("per_layer_token_embd.weight").unwrap_or(config.vocab);
     // The format says it by leaving the values' projection out.
     let keys_as_values =
         |i: usize, sliding: bool| !sliding && !keys.has_tensor(&format!("blk.{i}.attn_v.weight"));

@@ -32,6 +32,16 @@ pub(crate) enum LayerState {
     Nothing,
 }
 
+impl LayerState {
+    /// Its keys and values, if it has any.
+    pub(crate) fn kv(&mut self) -> Option<&mut KvBuffer> {
+        match self {
+            LayerState::Attention(kv) => Some(kv),
+            _ => None,
+        }
+    }
+}
+
 impl Sequence {
     /// An empty sequence with room for `capacity` rows.
     pub(crate) fn new(config: &Config, kv: KvType, capacity: usize) -> Result<Self> {

@@ -46,6 +46,11 @@ impl<'a> GgufConfig<'a> {
         matches!(self.gguf.tensor(name), Ok(Some(_)) | Err(_))
     }
 
+    /// Rows of a matrix; `None` if there is none of this name.
+    pub(crate) fn rows(&self, name: &str) -> Option<usize> {
+        self.gguf.tensor(name).ok()??.shape.first().copied()
+    }
+
     fn key(&self, key: &str) -> String {
         format!("{}.{key}", self.architecture)
     }

@@ -12,6 +12,9 @@ use leveret_kernels::ops::scale;
 use leveret_kernels::{Activations, Job, Rows, matmul};
 use std::sync::Arc;
 
+/// Rows that run together.
+const MOST_ROWS: usize = 32;
+
 #[derive(Debug)]
 pub(super) struct AssistantGuesser {
     network: Arc<Assistant>,
@@ -20,6 +23,8 @@ pub(super) struct AssistantGuesser {
     capacity: usize,
     /// Rows taken in.
     rows: usize,
+    /// Copies of the last of them in the cache, itself counted.
+    copies: usize,
     /// Head's input of the last of them, `[target's hidden]`.
     last: Vec<f32>,
     /// What each node hands on, `[nodes, target's hidden]`.
@@ -41,7 +46,8 @@ impl AssistantGuesser {
         let mut cache = Sequence::new(&network.config, target.kv, capacity)?;
         for &layer in &network.shared {
             let a = &target.config.layers[layer].attention;
-            let kv = KvBuffer::new(target.kv, a.kv_heads, a.k_dim, a.v_dim, capacity).ok_or_else(|| {
+            let slots = capacity.saturating_add(MOST_ROWS);
+            let kv = KvBuffer::new(target.kv, a.kv_heads, a.k_dim, a.v_dim, slots).ok_or_else(|| {
                 Error::request(format!(
                     "no memory for {capacity} rows of a drafter: ask for a shorter context"
                 ))
@@ -52,6 +58,7 @@ impl AssistantGuesser {
             cache,
             capacity,
             rows: 0,
+            copies: 0,
             last: vec![0.0; target.config.hidden],
             states: Vec::new(),
             nodes: 0,
@@ -91,10 +98,19 @@ impl AssistantGuesser {
         ropes.iter_mut().for_each(|rope| rope.only(position));
         plan.positions.clear();
         plan.positions.resize(tokens.len(), position as u32);
+        // A row of a pass sees what is before the pass, and its own place. So each stands in the place
+        // of the last processed row, of which the others have a copy behind it: all see the same.
+        let base = self.rows - 1;
+        for kv in self.cache.layers.iter_mut().filter_map(LayerState::kv) {
+            (self.copies.max(1)..tokens.len()).for_each(|copy| kv.move_row(base, base + copy));
+        }
+        self.copies = self.copies.max(tokens.len());
         plan.segments.clear();
-        // Each row by itself, in the place of the last processed one: it sees that and those before.
-        let alone = |first| Segment { first, rows: 1, base: self.rows - 1, held: 0, tree: None };
-        plan.segments.extend((0..tokens.len()).map(alone));
+        plan.segments.push(Segment { first: 0, rows: tokens.len(), base, held: 0, tree: Some((0, 0)) });
+        plan.paths.clear();
+        plan.paths.extend(0..tokens.len() as u32);
+        plan.offsets.clear();
+        plan.offsets.extend(0..=tokens.len() as u32);
         let context = Context { team, config, ropes, rows: plan };
         for (i, layer) in weights.layers.iter().enumerate() {
             layer.run(&context, i, &mut &mut self.cache, h, scratch);
@@ -143,6 +159,7 @@ impl Guesser for AssistantGuesser {
             self.last.copy_from_slice(committed.features.feature(Tap::Final, row));
         }
         self.rows += rows;
+        self.copies = 0;
         self.clear();
         Ok(())
     }
@@ -167,6 +184,7 @@ impl Guesser for AssistantGuesser {
                 let (parent, nodes) = (next.parent, self.nodes);
                 return Err(Error::request(format!("a branch follows node {parent}, of {nodes}")));
             }
+            let known = known.min(MOST_ROWS);
             let rows: Vec<_> = rest[..known].iter().map(|b| (b.token, Some(b.parent))).collect();
             self.step(&rows)?;
             rest = &rest[known..];
