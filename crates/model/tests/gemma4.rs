@@ -182,6 +182,9 @@ fn damaged_tensors_are_named() {
     let all_shared =
         refusal("gemma4-e", &|config, _| config["text_config"]["num_kv_shared_layers"] = 8.into());
     assert!(all_shared.contains("layer 0") && all_shared.contains("cache"), "{all_shared}");
+    let both_ways =
+        refusal("gemma4-e", &|config, _| config["text_config"]["use_bidirectional_attention"] = "all".into());
+    assert!(both_ways.contains("use_bidirectional_attention"), "{both_ways}");
     let wrong =
         refusal("gemma4-e", &|config, _| config["text_config"]["hidden_size_per_layer_input"] = 8.into());
     assert!(wrong.contains("[384, 128]") && wrong.contains("[384, 64]"), "{wrong}");

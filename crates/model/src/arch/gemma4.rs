@@ -43,6 +43,9 @@ const HF_NAMES: TensorNames = TensorNames {
     ..TensorNames::HF
 };
 
+/// Width of heads in full layers, where a file does not say.
+const FULL_HEAD: usize = 512;
+
 /// What both kinds of file say of the whole model.
 struct Plan {
     window: Option<usize>,
@@ -55,6 +58,11 @@ struct Plan {
 
 pub(crate) fn from_hf(keys: &HfConfig<'_>) -> Result<Config> {
     let mut config = keys.decoder("gemma4", true)?;
+    if keys.text("use_bidirectional_attention") == Some("all") {
+        let what =
+            "`use_bidirectional_attention` is `all`: rows that see later ones cannot be decoded one by one";
+        return Err(Error::unsupported(keys.path(), what));
+    }
     let layers = config.layers.len();
     let sliding = keys.sliding_layers(layers)?;
     let mut sliding = sliding.unwrap_or_else(|| (0..layers).map(|i| (i + 1) % PERIOD != 0).collect());
@@ -83,7 +91,8 @@ pub(crate) fn from_hf(keys: &HfConfig<'_>) -> Result<Config> {
     };
     for (i, layer) in config.layers.iter_mut().enumerate() {
         (layer.attention.qkv_bias, layer.attention.out_bias) = (bias, bias);
-        if double && i >= tail {
+        // Where all layers share, as an assistant's do, none is widened.
+        if double && tail > 0 && i >= tail {
             layer.mlp.width = layer.mlp.width.saturating_mul(2);
         }
         if let Some((experts, width)) = experts {
@@ -96,11 +105,12 @@ pub(crate) fn from_hf(keys: &HfConfig<'_>) -> Result<Config> {
     Ok(compose(config, &plan, vocab, |_, sliding| keys_as_values && !sliding))
 }
 
-/// Heads of each layer: the published keys name those of full layers apart, a newer map names what
-/// differs layer by layer.
+/// Heads of each layer: the published keys name those of full layers apart; a newer map, which takes
+/// their place, names what differs layer by layer.
 fn set_heads(keys: &HfConfig<'_>, config: &mut Config, sliding: &[bool], keys_as_values: bool) -> Result<()> {
-    let full_dim = keys.count("global_head_dim")?;
-    let full_kv = keys.count("num_global_key_value_heads")?.filter(|_| keys_as_values);
+    let published = !keys.has("per_layer_config");
+    let full_dim = published.then_some(keys.count("global_head_dim")?.unwrap_or(FULL_HEAD));
+    let full_kv = keys.count("num_global_key_value_heads")?.filter(|_| published && keys_as_values);
     for (i, (layer, &sliding)) in config.layers.iter_mut().zip(sliding).enumerate() {
         let a = &mut layer.attention;
         let (mut dim, mut kv_heads) = match sliding {

@@ -30,6 +30,10 @@ impl<'a> HfConfig<'a> {
         Ok(Self { path, section: None, text, outer })
     }
 
+    pub(crate) fn path(&self) -> &'a Path {
+        self.path
+    }
+
     /// `model_type` of the text model.
     pub(crate) fn model_type(&self) -> Result<&'a str> {
         self.text("model_type").ok_or_else(|| self.missing("model_type"))
