@@ -12,12 +12,13 @@ use clap::Args;
 use leveret_spec::Drafter;
 use leveret_spec::drafters::SuffixDrafter;
 
+use crate::draft_model::DraftModel;
 use crate::model::Loaded;
 
 /// The option of every command that guesses ahead.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DrafterArgs {
-    /// What guesses ahead: none, auto or suffix. The text is the same with each; only the speed differs.
+    /// What guesses ahead: none, auto, suffix, or model:NAME for another model (name or path). The text is the same with each; only the speed differs.
     #[arg(long, value_name = "DRAFTER", default_value = "auto")]
     pub(crate) drafter: DrafterSpec,
 }
@@ -31,6 +32,8 @@ pub(crate) enum DrafterSpec {
     Auto,
     /// Repetitions of earlier text.
     Suffix,
+    /// Another model, by name or path.
+    Model(String),
 }
 
 impl FromStr for DrafterSpec {
@@ -41,18 +44,22 @@ impl FromStr for DrafterSpec {
             "none" => Ok(Self::None),
             "auto" => Ok(Self::Auto),
             "suffix" => Ok(Self::Suffix),
-            _ => Err("expected none, auto or suffix".into()),
+            _ => match text.split_once(':') {
+                Some(("model", name)) if !name.is_empty() => Ok(Self::Model(name.to_owned())),
+                _ => Err("expected none, auto, suffix or model:NAME".into()),
+            },
         }
     }
 }
 
 impl fmt::Display for DrafterSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::None => "none",
-            Self::Auto => "auto",
-            Self::Suffix => "suffix",
-        })
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Auto => f.write_str("auto"),
+            Self::Suffix => f.write_str("suffix"),
+            Self::Model(name) => write!(f, "model:{name}"),
+        }
     }
 }
 
@@ -61,10 +68,14 @@ impl DrafterSpec {
     ///
     /// # Errors
     /// Files that are missing or do not fit the target.
-    pub(crate) fn load(&self, _target: &Loaded) -> Result<DrafterSource> {
+    pub(crate) fn load(&self, target: &Loaded) -> Result<DrafterSource> {
         Ok(DrafterSource(match self {
             Self::None => None,
             Self::Auto | Self::Suffix => Some(Box::new(|| Ok(Box::new(SuffixDrafter::default())))),
+            Self::Model(name) => {
+                let model = DraftModel::load(name, target)?;
+                Some(Box::new(move || model.drafter()))
+            }
         }))
     }
 }
@@ -96,7 +107,7 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        for name in ["none", "auto", "suffix"] {
+        for name in ["none", "auto", "suffix", "model:smollm2-135m-instruct", "model:/a/b:c.gguf"] {
             assert_eq!(name.parse::<DrafterSpec>().unwrap().to_string(), name);
         }
         assert!("oracle".parse::<DrafterSpec>().unwrap_err().contains("suffix"));

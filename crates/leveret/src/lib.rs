@@ -7,6 +7,7 @@ pub mod catalogue;
 mod cli;
 mod commands;
 mod control;
+mod draft_model;
 mod drafter;
 pub mod law;
 mod machine;

@@ -54,3 +54,31 @@ fn a_tree_grown_level_by_level_says_what_its_paths_say() {
         assert!(tree.expand(&[Branch { parent: 99, token: 1 }]).is_err());
     }
 }
+
+/// Row `j` of the masks guesses the token `j` further on, so a block says what the text with that
+/// many masks behind it says.
+#[test]
+fn masks_guess_a_block_in_one_pass() {
+    let model = model("llama");
+    let vocab = model.config().vocab;
+    let mask = vocab as u32 - 1;
+    let plain: Arc<dyn Network> = Arc::new(LanguageModel::new(self::model("llama"), vocab, 0).unwrap());
+    let mut plain = plain.guesser(100).unwrap();
+    let masked = LanguageModel::new(model, vocab, 0).unwrap();
+    let network: Arc<dyn Network> = Arc::new(masked.with_mask(mask, 3).unwrap());
+    assert_eq!(network.description().depth, Some(3));
+    let mut masked = network.guesser(100).unwrap();
+    for len in [5, 6, 9] {
+        let text: Vec<u32> = (0..len).collect();
+        masked.begin(&text).unwrap();
+        masked.expand(&[Branch { parent: 0, token: 8 }, Branch { parent: 1, token: 3 }]).unwrap();
+        for node in 0..3 {
+            plain.begin(&[&text[..], &vec![mask; node]].concat()).unwrap();
+            assert!(
+                bits(masked.scores(node).logits) == bits(plain.scores(0).logits),
+                "node {node} after {len}"
+            );
+        }
+        assert!(masked.expand(&[Branch { parent: 2, token: 3 }]).is_err());
+    }
+}

@@ -1,11 +1,13 @@
-//! A language model as drafter: a small one that has the target's vocabulary, with caches of its
-//! own. It reads the text and nothing of the target.
+//! A language model as drafter: a small one with caches of its own, which reads the text and nothing
+//! of the target. One trained with mask tokens guesses a whole block in one pass (PARD, arXiv
+//! 2504.18583).
 
 use super::{Branch, Committed, Description, Guesser, Network, Scores};
 use crate::cache::Sequence;
 use crate::target::{Cache, LogitRows, Pass, Target};
 use crate::{Error, Model, Result};
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Rows that are caught up on in one pass.
@@ -14,6 +16,8 @@ const CHUNK: usize = 256;
 /// A model that guesses for another one.
 pub struct LanguageModel {
     description: Description,
+    /// Stands for each token that is to be guessed, where the model was trained for it.
+    mask: Option<u32>,
     /// Every pass uses the model's buffers, so texts take turns.
     model: Mutex<Model>,
 }
@@ -46,7 +50,24 @@ impl LanguageModel {
             vocab: own.min(vocab),
             bytes_per_step: bytes,
         };
-        Ok(Self { description, model: Mutex::new(model) })
+        Ok(Self { description, mask: None, model: Mutex::new(model) })
+    }
+
+    /// Lets the model guess `depth` tokens at once, from rows of the token `mask` behind the text.
+    ///
+    /// # Errors
+    /// A mask that is not in the model's vocabulary, or no depth.
+    pub fn with_mask(mut self, mask: u32, depth: usize) -> Result<Self> {
+        let own = self.model().config().vocab;
+        if mask as usize >= own || depth == 0 {
+            return Err(Error::request(format!(
+                "mask token {mask} for drafts of {depth}, in a vocabulary of {own} tokens"
+            )));
+        }
+        self.mask = Some(mask);
+        self.description.family = "pard";
+        self.description.depth = Some(depth);
+        Ok(self)
     }
 
     fn model(&self) -> MutexGuard<'_, Model> {
@@ -70,8 +91,10 @@ impl Network for LanguageModel {
             cache,
             text: Vec::new(),
             logits: Vec::new(),
+            slots: Vec::new(),
             tokens: Vec::new(),
             parents: Vec::new(),
+            path: Vec::new(),
         }))
     }
 }
@@ -82,11 +105,14 @@ struct LanguageGuesser {
     cache: Sequence,
     /// Tokens whose rows are committed in the cache.
     text: Vec<u32>,
-    /// Logits behind the text, then behind each branch: `[1 + branches, vocab]`.
+    /// Logits behind the text, then behind each branch, or at each mask: `[rows, vocab]`.
     logits: Vec<f32>,
+    /// Which of these rows belongs to each node.
+    slots: Vec<usize>,
     /// Scratch: rows of a pass.
     tokens: Vec<u32>,
     parents: Vec<Option<usize>>,
+    path: Vec<usize>,
 }
 
 impl fmt::Debug for LanguageGuesser {
@@ -96,10 +122,27 @@ impl fmt::Debug for LanguageGuesser {
 }
 
 impl LanguageGuesser {
-    fn keep_logits(logits: &mut Vec<f32>, model: &Model, rows: usize, vocab: usize) {
-        for row in 0..rows {
-            logits.extend_from_slice(&model.logits(row)[..vocab]);
+    fn keep_logits(&mut self, model: &Model, rows: Range<usize>) {
+        let vocab = self.network.description.vocab;
+        for row in rows {
+            self.logits.extend_from_slice(&model.logits(row)[..vocab]);
         }
+    }
+
+    /// Runs `chunk`, text that is followed by `masks` rows to guess at, and keeps the rows of text.
+    fn read(&mut self, model: &mut Model, chunk: &[u32], masks: usize, logits: LogitRows) -> Result<()> {
+        self.tokens.clear();
+        self.tokens.extend_from_slice(chunk);
+        if let Some(mask) = self.network.mask {
+            self.tokens.extend(std::iter::repeat_n(mask, masks));
+        }
+        let pass = Pass { cache: &mut self.cache, tokens: &self.tokens, parents: None, logits };
+        model.forward(&mut [pass], &[])?;
+        self.path.clear();
+        self.path.extend(0..chunk.len());
+        self.cache.commit(&self.path)?;
+        self.text.extend_from_slice(chunk);
+        Ok(())
     }
 }
 
@@ -110,39 +153,57 @@ impl Guesser for LanguageGuesser {
 
     fn begin(&mut self, tokens: &[u32]) -> Result<()> {
         let network = Arc::clone(&self.network);
-        let (mut model, vocab) = (network.model(), network.description.vocab);
+        let mut model = network.model();
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= model.vocab_size()) {
+            return Err(Error::request(format!("the draft model has no token {token}")));
+        }
         let known = self.text.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         // The last row is run again where nothing is new: its logits are wanted.
         let known = known.min(tokens.len().saturating_sub(1));
         self.cache.truncate(known)?;
         self.text.truncate(known);
         self.logits.clear();
-        for chunk in tokens[known..].chunks(CHUNK) {
-            if let Some(token) = chunk.iter().find(|&&token| token as usize >= model.vocab_size()) {
-                return Err(Error::request(format!("the draft model has no token {token}")));
-            }
-            let last = self.text.len() + chunk.len() == tokens.len();
-            let logits = if last { LogitRows::Last } else { LogitRows::None };
-            let pass = Pass { cache: &mut self.cache, tokens: chunk, parents: None, logits };
-            model.forward(&mut [pass], &[])?;
-            let path: Vec<usize> = (0..chunk.len()).collect();
-            self.cache.commit(&path)?;
-            self.text.extend_from_slice(chunk);
+        self.slots.clear();
+        let new = &tokens[known..];
+        let (early, last) = new.split_at(new.len().saturating_sub(1) / CHUNK * CHUNK);
+        for chunk in early.chunks(CHUNK) {
+            self.read(&mut model, chunk, 0, LogitRows::None)?;
         }
-        Self::keep_logits(&mut self.logits, &model, 1, vocab);
+        match network.mask {
+            None => {
+                self.read(&mut model, last, 0, LogitRows::Last)?;
+                self.keep_logits(&model, 0..1);
+            }
+            Some(_) => {
+                let masks = network.description.depth.unwrap_or(1) - 1;
+                self.read(&mut model, last, masks, LogitRows::All)?;
+                self.keep_logits(&model, last.len() - 1..last.len() + masks);
+            }
+        }
+        self.slots.push(0);
         Ok(())
     }
 
     fn expand(&mut self, branches: &[Branch]) -> Result<()> {
-        let network = Arc::clone(&self.network);
-        let (mut model, vocab) = (network.model(), network.description.vocab);
-        let nodes = self.logits.len() / vocab;
+        let nodes = self.slots.len();
         if let Some((i, branch)) = branches.iter().enumerate().find(|(i, b)| b.parent >= nodes + i) {
             let parent = branch.parent;
             return Err(Error::request(format!(
                 "branch {i} follows node {parent}, of {nodes} that there are"
             )));
         }
+        let network = Arc::clone(&self.network);
+        if let (Some(_), Some(depth)) = (network.mask, network.description.depth) {
+            for branch in branches {
+                let slot = self.slots[branch.parent] + 1;
+                if slot >= depth {
+                    return Err(Error::request(format!("a draft of {} from {depth} masks", slot + 1)));
+                }
+                self.slots.push(slot);
+            }
+            return Ok(());
+        }
+        let mut model = network.model();
         if nodes > 1 {
             self.cache.hold();
         }
@@ -152,12 +213,14 @@ impl Guesser for LanguageGuesser {
         self.parents.extend(branches.iter().map(|b| b.parent.checked_sub(1)));
         let (cache, tokens, parents) = (&mut self.cache, &self.tokens, Some(&self.parents[..]));
         model.forward(&mut [Pass { cache, tokens, parents, logits: LogitRows::All }], &[])?;
-        Self::keep_logits(&mut self.logits, &model, branches.len(), vocab);
+        self.keep_logits(&model, 0..branches.len());
+        self.slots.extend(nodes..nodes + branches.len());
         Ok(())
     }
 
     fn scores(&self, node: usize) -> Scores<'_> {
         let vocab = self.network.description.vocab;
-        Scores { logits: &self.logits[node * vocab..][..vocab], tokens: None, confidence: None }
+        let slot = self.slots[node];
+        Scores { logits: &self.logits[slot * vocab..][..vocab], tokens: None, confidence: None }
     }
 }

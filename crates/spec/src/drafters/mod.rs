@@ -6,6 +6,7 @@ mod grow;
 mod hints;
 mod network;
 mod odds;
+mod pace;
 mod prediction;
 #[cfg(test)]
 pub(crate) mod random;
@@ -13,6 +14,7 @@ mod recycle;
 mod reliability;
 pub mod store;
 mod suffix;
+mod translated;
 
 pub use automaton::{Follower, Place, SuffixAutomaton};
 pub use composite::{Composite, MOST_PARTS};
@@ -21,3 +23,4 @@ pub use prediction::PredictionDrafter;
 pub use recycle::RecycleDrafter;
 pub use store::{Store, StoreDrafter};
 pub use suffix::SuffixDrafter;
+pub use translated::TranslatedDrafter;

@@ -10,6 +10,7 @@ use std::time::Instant;
 use leveret_model::Tap;
 use leveret_model::drafters::{Branch, Committed, Guesser, Network};
 
+use super::pace::{Mean, Pace};
 use super::reliability::Reliability;
 use crate::draft::{Draft, Node};
 use crate::drafter::{Context, Drafter, Round};
@@ -25,11 +26,6 @@ const WIDTH: usize = 6;
 const DEPTH: usize = 16;
 /// Tokens since the last draft up to which reading them counts as a part of drafting.
 const CLOSE: usize = 24;
-/// Share of the time that may go into finding out whether guessing pays again.
-const PROBE_SHARE: f64 = 0.005;
-/// Drafts over which times and gains are remembered.
-const MEMORY: f64 = 16.0;
-
 /// The drafter of one text that asks a network.
 pub struct NetworkDrafter {
     name: String,
@@ -42,13 +38,9 @@ pub struct NetworkDrafter {
     guesses: Vec<Guess>,
     /// Length of the text that they follow.
     after: usize,
-    /// Seconds of a draft, and of looking behind one level.
-    whole: Mean,
+    pace: Pace,
+    /// Seconds of looking behind one level.
     step: Mean,
-    /// Tokens that a draft gained.
-    gain: Mean,
-    /// Rounds since the last draft, in times of a one-row pass.
-    idle: f64,
     trouble: Option<String>,
     /// Places of the guesses of one level.
     level: Vec<usize>,
@@ -78,24 +70,6 @@ struct Guess {
     branch: usize,
 }
 
-/// A fading mean.
-#[derive(Debug, Clone, Copy, Default)]
-struct Mean {
-    sum: f64,
-    weight: f64,
-}
-
-impl Mean {
-    fn record(&mut self, value: f64) {
-        self.sum += value - self.sum / MEMORY;
-        self.weight += 1.0 - self.weight / MEMORY;
-    }
-
-    fn get(&self) -> Option<f64> {
-        (self.weight > 0.0).then(|| self.sum / self.weight)
-    }
-}
-
 impl NetworkDrafter {
     /// A drafter for a text of up to `capacity` tokens, drafts included.
     ///
@@ -111,10 +85,8 @@ impl NetworkDrafter {
             reliability: Reliability::default(),
             guesses: Vec::new(),
             after: 0,
-            whole: Mean::default(),
+            pace: Pace::default(),
             step: Mean::default(),
-            gain: Mean::default(),
-            idle: 0.0,
             trouble: None,
             level: Vec::new(),
             next: Vec::new(),
@@ -124,22 +96,6 @@ impl NetworkDrafter {
             choices: Vec::new(),
             scratch: DrawScratch::default(),
         })
-    }
-
-    /// Whether a draft is expected to gain more than it costs; if not, whether it is time to look again.
-    fn pays(&mut self, context: &Context<'_>) -> bool {
-        let worth = &context.worth;
-        let (Some(whole), Some(gain)) = (self.whole.get(), self.gain.get()) else { return true };
-        if worth.pass_seconds <= 0.0 {
-            return true;
-        }
-        // Rows are paid for one by one later.
-        let cost = whole / worth.pass_seconds;
-        if !worth.parked && gain > worth.lambda * cost {
-            return true;
-        }
-        self.idle += 1.0;
-        self.idle * PROBE_SHARE > cost
     }
 
     /// Considers guesses level by level.
@@ -278,7 +234,7 @@ impl NetworkDrafter {
         if self.guesses.is_empty() || tokens.len() <= self.after {
             return;
         }
-        let (mut at, mut gained) = (0, 0.0);
+        let (mut at, mut gained) = (0, 0);
         for &token in &tokens[self.after..] {
             let mut came_true = None;
             for (i, guess) in self.guesses.iter().enumerate().skip(1).filter(|(_, g)| g.parent == at) {
@@ -288,9 +244,9 @@ impl NetworkDrafter {
             }
             let Some(next) = came_true else { break };
             at = next;
-            gained += 1.0;
+            gained += 1;
         }
-        self.gain.record(gained);
+        self.pace.gained(gained);
         self.guesses.clear();
     }
 }
@@ -301,7 +257,7 @@ impl Drafter for NetworkDrafter {
     }
 
     fn seconds(&self) -> f64 {
-        self.whole.get().unwrap_or(0.0)
+        self.pace.seconds()
     }
 
     fn taps(&self) -> &[Tap] {
@@ -309,10 +265,10 @@ impl Drafter for NetworkDrafter {
     }
 
     fn propose(&mut self, context: &Context<'_>, rows: usize, draft: &mut Draft) {
-        if self.trouble.is_some() || rows == 0 || !self.pays(context) {
+        if self.trouble.is_some() || rows == 0 || !self.pace.pays(&context.worth) {
             return;
         }
-        self.idle = 0.0;
+        self.pace.looked();
         self.guesses.clear();
         let behind = context.tokens.len() - self.after.min(context.tokens.len());
         self.after = context.tokens.len();
@@ -326,7 +282,7 @@ impl Drafter for NetworkDrafter {
         }
         // Reading what was passed over, the prompt above all, is no part of the drafts to come.
         if behind <= CLOSE {
-            self.whole.record(start.elapsed().as_secs_f64());
+            self.pace.took(start.elapsed().as_secs_f64());
         }
     }
 

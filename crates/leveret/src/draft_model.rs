@@ -1,0 +1,94 @@
+//! A language model as drafter for another: loaded on the target's threads, its tokens compared with
+//! the target's one by one.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use leveret_model::drafters::{LanguageModel, Network};
+use leveret_model::tokenizer::Tokenizer;
+use leveret_model::{Files, LoadOptions, Model, Source, Target};
+use leveret_spec::Drafter;
+use leveret_spec::drafters::{NetworkDrafter, TranslatedDrafter};
+
+use crate::model::{self, Loaded};
+
+/// Tokens that a block of masks guesses at once, where a file does not say how many it was trained for.
+const MASKED_DEPTH: usize = 8;
+
+/// A draft model, ready for any number of texts.
+#[derive(Debug)]
+pub(crate) struct DraftModel {
+    network: Arc<dyn Network>,
+    /// Tokenizers of the target and of the draft model, where they spell text in different tokens.
+    translation: Option<(Arc<Tokenizer>, Arc<Tokenizer>)>,
+    /// Room of a text.
+    capacity: usize,
+}
+
+impl DraftModel {
+    /// Loads the model `name` as drafter for `target`.
+    pub(crate) fn load(name: &str, target: &Loaded) -> Result<Self> {
+        let source = model::open(Some(name))?;
+        let parts = target.model.parts();
+        let options = LoadOptions { kv: target.model.kv_type(), ..LoadOptions::default() };
+        let bytes = source.footprint(&options)?.bytes_per_token as usize;
+        let tokenizer = source.tokenizer()?;
+        let model = Model::load_on(Arc::clone(parts.team()), &source, &options)?;
+        let own = &target.words.tokenizer;
+        let same = first_difference(own, &tokenizer);
+        let vocab = match same {
+            None => target.model.vocab_size(),
+            Some(_) => model.vocab_size(),
+        };
+        let mut network = LanguageModel::new(model, vocab, bytes)?;
+        let mask = mask_token(&source);
+        if let Some(mask) = mask {
+            network = network.with_mask(mask, MASKED_DEPTH)?;
+        }
+        let translation = match same {
+            None => None,
+            Some(difference) if mask.is_some() => bail!(
+                "{name}: guesses blocks for its own vocabulary only, and the target's is another: {difference}"
+            ),
+            Some(difference) => {
+                eprintln!(
+                    "{name}: another vocabulary than the target's ({difference}); its text is translated"
+                );
+                Some((Arc::clone(own), Arc::new(tokenizer)))
+            }
+        };
+        Ok(Self { network: Arc::new(network), translation, capacity: target.model.max_context() })
+    }
+
+    /// A drafter for a new text.
+    pub(crate) fn drafter(&self) -> Result<Box<dyn Drafter>> {
+        let network = Arc::clone(&self.network);
+        Ok(match &self.translation {
+            None => Box::new(NetworkDrafter::new(network, self.capacity).context("draft model")?),
+            Some((target, own)) => {
+                let (target, own) = (Arc::clone(target), Arc::clone(own));
+                Box::new(TranslatedDrafter::new(network, self.capacity, target, own).context("draft model")?)
+            }
+        })
+    }
+}
+
+/// Where two vocabularies differ first, in words; `None` when one is the beginning of the other.
+/// Control tokens may differ: they cost a guess, no more.
+fn first_difference(a: &Tokenizer, b: &Tokenizer) -> Option<String> {
+    let shared = a.vocab_size().min(b.vocab_size());
+    if shared * 2 < a.vocab_size().max(b.vocab_size()) {
+        return Some(format!("{} tokens against {}", b.vocab_size(), a.vocab_size()));
+    }
+    let id = (0..shared as u32)
+        .find(|&id| a.token_text(id) != b.token_text(id) && !(a.is_special(id) && b.is_special(id)))?;
+    let text = |t: &Tokenizer| t.token_text(id).unwrap_or("nothing").to_owned();
+    Some(format!("token {id} is {:?} against {:?}", text(b), text(a)))
+}
+
+/// The mask token of a model trained to guess blocks (PARD's `pard_token`).
+fn mask_token(source: &Source) -> Option<u32> {
+    let Files::Folder(folder) = source.files() else { return None };
+    let config = folder.config.as_ref()?;
+    u32::try_from(config.get("pard_token")?.as_u64()?).ok()
+}
