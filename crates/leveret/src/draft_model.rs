@@ -1,10 +1,10 @@
-//! A language model as drafter for another: loaded on the target's threads, its tokens compared with
-//! the target's one by one.
+//! Another checkpoint as drafter: a head made for the target, or a language model, whose tokens are
+//! compared with the target's one by one. Both run on the target's threads.
 
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use leveret_model::drafters::{LanguageModel, Network};
+use leveret_model::drafters::{self, DraftOptions, LanguageModel, Network};
 use leveret_model::tokenizer::Tokenizer;
 use leveret_model::{Files, LoadOptions, Model, Source, Target};
 use leveret_spec::Drafter;
@@ -29,6 +29,11 @@ impl DraftModel {
     /// Loads the model `name` as drafter for `target`.
     pub(crate) fn load(name: &str, target: &Loaded) -> Result<Self> {
         let source = model::open(Some(name))?;
+        let capacity = target.model.max_context();
+        if drafters::recognise(&source).is_some() {
+            let network = drafters::load(&source, &target.model.parts(), &DraftOptions::default())?;
+            return Ok(Self { network, translation: None, capacity });
+        }
         let parts = target.model.parts();
         let options = LoadOptions { kv: target.model.kv_type(), ..LoadOptions::default() };
         let bytes = source.footprint(&options)?.bytes_per_token as usize;
@@ -57,7 +62,7 @@ impl DraftModel {
                 Some((Arc::clone(own), Arc::new(tokenizer)))
             }
         };
-        Ok(Self { network: Arc::new(network), translation, capacity: target.model.max_context() })
+        Ok(Self { network: Arc::new(network), translation, capacity })
     }
 
     /// A drafter for a new text.
