@@ -23,6 +23,6 @@ pub use activations::Activations;
 pub use bandwidth::bandwidth;
 pub use element::ElementType;
 pub use isa::Isa;
-pub use matmul::{Job, Matrix, MatrixError, Rows, matmul};
+pub use matmul::{Job, Matrix, MatrixError, Packing, Rows, matmul};
 pub use rows::par_rows;
 pub use team::Team;

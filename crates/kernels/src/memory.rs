@@ -4,10 +4,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, LazyLock, Mutex, Weak};
 use std::time::Duration;
 
-/// A page-aligned buffer of zeroed bytes. Pages count as memory only once they are written.
+/// A buffer of zeroed bytes that starts on a cache line. Pages count as memory only once they are written.
 #[derive(Debug)]
 pub(crate) struct Pages {
     mapping: Arc<Mapping>,
+    /// Where in the mapping the buffer begins.
+    offset: usize,
     len: usize,
 }
 
@@ -18,9 +20,19 @@ struct Mapping {
     bytes: usize,
 }
 
+/// When a buffer gets huge pages. A virtual machine may have to get each from its host first, which takes ten times as
+/// long as an ordinary one; without them streaming costs a fifth more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Huge {
+    /// As it is written.
+    AtOnce,
+    /// In the background, once no other buffer has come for a while: somebody waits for the load.
+    Later,
+}
+
 // SAFETY: the buffer is owned, like a Vec<u8>.
 unsafe impl Send for Mapping {}
-// SAFETY: shared access is read-only; advice does not change content.
+// SAFETY: shared access is read-only, and parts that are written have one owner each; advice does not change content.
 unsafe impl Sync for Mapping {}
 
 const HUGE: usize = 2 << 20;
@@ -28,20 +40,55 @@ const HUGE: usize = 2 << 20;
 /// Readable bytes behind the end, so that a kernel's whole-vector loads may run over.
 const MARGIN: usize = 64;
 
+/// Buffers smaller than a huge page share mappings of this size.
+const POOL: usize = 8 * HUGE;
+
+/// The mapping that small buffers are cut from, with the bytes of it in use; one for each way of paging.
+static POOLS: [Mutex<(Weak<Mapping>, usize)>; 2] = [const { Mutex::new((Weak::new(), 0)) }; 2];
+
 impl Pages {
     /// `len` zeroed bytes on huge pages from the start, or `None` when the system refuses them.
     pub(crate) fn zeroed(len: usize) -> Option<Self> {
-        let pages = Self::zeroed_small(len)?;
-        pages.mapping.advise_huge();
-        Some(pages)
+        let mapping = Mapping::new(len.checked_add(MARGIN)?)?;
+        mapping.advise_huge();
+        Some(Self { mapping: Arc::new(mapping), offset: 0, len })
     }
 
-    /// `len` zeroed bytes on ordinary pages, or `None` when the system refuses them. For what is filled at once while
-    /// somebody waits: a virtual machine may have to get every huge page from its host first, which takes ten times
-    /// as long. See [`settle`](Self::settle).
-    pub(crate) fn zeroed_small(len: usize) -> Option<Self> {
-        let mapped = len.checked_add(MARGIN)?.checked_next_multiple_of(4096)?;
-        // Room to start on a huge page, where the buffer is worth one.
+    /// `len` zeroed bytes for weights, which stay long and are many: small ones lie side by side in shared mappings.
+    /// `None` when the system refuses them.
+    pub(crate) fn for_weights(len: usize, huge: Huge) -> Option<Self> {
+        let bytes = len.checked_add(MARGIN)?.checked_next_multiple_of(64)?;
+        if bytes >= HUGE {
+            return Some(Self { mapping: Mapping::paged(bytes, huge)?, offset: 0, len });
+        }
+        let Ok(mut pool) = POOLS[huge as usize].lock() else {
+            return Some(Self { mapping: Mapping::paged(bytes, huge)?, offset: 0, len });
+        };
+        let current = pool.0.upgrade().filter(|mapping| pool.1 + bytes <= mapping.bytes);
+        let (mapping, offset) = match current {
+            Some(mapping) => (mapping, pool.1),
+            None => (Mapping::paged(POOL, huge)?, 0),
+        };
+        *pool = (Arc::downgrade(&mapping), offset + bytes);
+        Some(Self { mapping, offset, len })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: `len` initialised (zeroed) bytes owned by `self`.
+        unsafe { std::slice::from_raw_parts(self.mapping.start.add(self.offset), self.len) }
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and exclusively borrowed; no other buffer has these bytes of the mapping.
+        unsafe { std::slice::from_raw_parts_mut(self.mapping.start.add(self.offset), self.len) }
+    }
+}
+
+impl Mapping {
+    /// At least `bytes` zeroed bytes, from a huge page's boundary on if they are worth one.
+    fn new(bytes: usize) -> Option<Self> {
+        let mapped = bytes.checked_next_multiple_of(4096)?;
+        // Room to start on a huge page.
         let spare = if mapped >= HUGE { HUGE } else { 0 };
         let total = mapped.checked_add(spare)?;
         // SAFETY: an anonymous private mapping at an address of the system's choice.
@@ -60,7 +107,7 @@ impl Pages {
         }
         let raw = raw.cast::<u8>();
         let skip = if spare == 0 { 0 } else { raw.align_offset(HUGE) };
-        // SAFETY: both ends cut off lie inside the mapping just made; advice cannot harm it.
+        // SAFETY: both ends cut off lie inside the mapping just made.
         unsafe {
             let start = raw.add(skip);
             if skip > 0 {
@@ -69,39 +116,20 @@ impl Pages {
             if spare > skip {
                 libc::munmap(start.add(mapped).cast(), spare - skip);
             }
-            Some(Self { mapping: Arc::new(Mapping { start, bytes: mapped }), len })
+            Some(Self { start, bytes: mapped })
         }
     }
 
-    /// Has the filled buffer moved to huge pages in the background, once no other buffer has been settled for a while.
-    pub(crate) fn settle(&self) {
-        static SETTLER: LazyLock<Option<Mutex<Sender<Weak<Mapping>>>>> = LazyLock::new(|| {
-            let (sender, receiver) = channel();
-            let spawned =
-                std::thread::Builder::new().name("leveret-pages".into()).spawn(move || collapse(&receiver));
-            spawned.ok().map(|_| Mutex::new(sender))
-        });
-        if self.mapping.bytes < HUGE {
-            return;
+    /// A mapping that gets huge pages as `huge` says.
+    fn paged(bytes: usize, huge: Huge) -> Option<Arc<Self>> {
+        let mapping = Arc::new(Self::new(bytes)?);
+        match huge {
+            Huge::AtOnce => mapping.advise_huge(),
+            Huge::Later => settle(&mapping),
         }
-        if let Some(Ok(sender)) = SETTLER.as_ref().map(Mutex::lock) {
-            // Without the thread the buffer stays as it is: slower to stream, no less right.
-            let _ = sender.send(Arc::downgrade(&self.mapping));
-        }
+        Some(mapping)
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: `len` initialised (zeroed) bytes owned by `self`.
-        unsafe { std::slice::from_raw_parts(self.mapping.start, self.len) }
-    }
-
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and exclusively borrowed.
-        unsafe { std::slice::from_raw_parts_mut(self.mapping.start, self.len) }
-    }
-}
-
-impl Mapping {
     /// Lets the system use huge pages from now on.
     fn advise_huge(&self) {
         #[cfg(target_os = "linux")]
@@ -127,15 +155,33 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made in `zeroed_small` and is unmapped once.
+        // SAFETY: the mapping was made in `new` and is unmapped once.
         unsafe {
             libc::munmap(self.start.cast(), self.bytes);
         }
     }
 }
 
+/// Has the mapping moved to huge pages in the background, once no other has come for a while.
+fn settle(mapping: &Arc<Mapping>) {
+    static SETTLER: LazyLock<Option<Mutex<Sender<Weak<Mapping>>>>> = LazyLock::new(|| {
+        let (sender, receiver) = channel();
+        let spawned =
+            std::thread::Builder::new().name("leveret-pages".into()).spawn(move || collapse(&receiver));
+        spawned.ok().map(|_| Mutex::new(sender))
+    });
+    if mapping.bytes < HUGE {
+        return;
+    }
+    if let Some(Ok(sender)) = SETTLER.as_ref().map(Mutex::lock) {
+        // Without the thread the buffer stays as it is: slower to stream, no less right.
+        let _ = sender.send(Arc::downgrade(mapping));
+    }
+}
+
 /// Collapses what comes in, after half a second in which nothing came: when a load is over and its reader served.
 fn collapse(incoming: &Receiver<Weak<Mapping>>) {
+    stand_back();
     let mut waiting = Vec::new();
     while let Ok(first) = incoming.recv() {
         waiting.push(first);
@@ -147,5 +193,18 @@ fn collapse(incoming: &Receiver<Weak<Mapping>>) {
             }
         }
         waiting.drain(..).filter_map(|mapping| mapping.upgrade()).for_each(|mapping| mapping.collapse());
+    }
+}
+
+/// Makes this thread yield to those that compute: an ordinary thread even where it was started by a real-time one, and
+/// a nice one, but not so nice that busy cores would keep it from ever being done.
+fn stand_back() {
+    #[cfg(target_os = "linux")]
+    // SAFETY: both calls concern the calling thread alone (Linux counts a thread as a process here); a refusal leaves
+    // it as it was.
+    unsafe {
+        let ordinary: libc::sched_param = std::mem::zeroed();
+        libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const ordinary);
+        libc::setpriority(libc::PRIO_PROCESS, 0, 10);
     }
 }

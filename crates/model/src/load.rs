@@ -248,6 +248,14 @@ impl Source {
             Files::Folder(folder) => folder.release(name),
         }
     }
+
+    /// As [`release`](Self::release), for a part of a tensor's bytes.
+    pub(crate) fn release_part(&self, bytes: &[u8]) {
+        match &self.files {
+            Files::Gguf(gguf) => gguf.release_part(bytes),
+            Files::Folder(folder) => folder.release_part(bytes),
+        }
+    }
 }
 
 impl Model {
@@ -268,7 +276,8 @@ impl Model {
     pub fn load_on(team: Arc<Team>, source: &Source, options: &LoadOptions) -> Result<Self> {
         let config = source.config()?;
         let max_context = options.check(&config)?;
-        let weights = weights::load(source, &config, options.precision, &Repack(&team))?;
+        let repack = Repack { team: &team, source };
+        let weights = weights::load(source, &config, options.precision, &repack)?;
         Ok(Self::new(team, config, weights, options.kv, max_context))
     }
 }

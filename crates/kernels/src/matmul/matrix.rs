@@ -4,9 +4,10 @@ use super::pack::{Layout, pack_row};
 use super::unpack::unpack_row;
 use crate::element::ElementType;
 use crate::isa::Isa;
-use crate::memory::Pages;
+use crate::memory::{Huge, Pages};
 use crate::rows::Shared;
 use crate::team::Team;
+use std::ops::Range;
 
 /// Why bytes cannot become a matrix.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,30 @@ impl std::fmt::Display for MatrixError {
 
 impl std::error::Error for MatrixError {}
 
+/// Packed bytes after which the reader of the source is told how far packing has come.
+const BAND: usize = 16 << 20;
+
+/// How [`Matrix::pack_in_bands`] goes about it.
+pub struct Packing<'a> {
+    /// Called with each range of the source bytes, in order, that will not be read again.
+    pub read: &'a (dyn Fn(Range<usize>) + Sync),
+    /// Whether the whole model is so small that huge pages cost its load little: then it gets them at once, else
+    /// in the background after the load.
+    pub small: bool,
+}
+
+impl std::fmt::Debug for Packing<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Packing").field("small", &self.small).finish_non_exhaustive()
+    }
+}
+
+impl Default for Packing<'_> {
+    fn default() -> Self {
+        Self { read: &|_| {}, small: false }
+    }
+}
+
 /// Packed weights `[rows, cols]`: `rows` output features of `cols` inputs each.
 #[derive(Debug)]
 pub struct Matrix {
@@ -70,6 +95,21 @@ impl Matrix {
         rows: usize,
         cols: usize,
     ) -> Result<Self, MatrixError> {
+        Self::pack_in_bands(team, ty, bytes, rows, cols, &Packing::default())
+    }
+
+    /// As [`pack`](Self::pack), told when parts of the source have been read for the last time.
+    ///
+    /// # Errors
+    /// As [`pack`](Self::pack).
+    pub fn pack_in_bands(
+        team: &Team,
+        ty: ElementType,
+        bytes: &[u8],
+        rows: usize,
+        cols: usize,
+        packing: &Packing<'_>,
+    ) -> Result<Self, MatrixError> {
         let stored_row = ty.row_bytes(cols).ok_or(MatrixError::Width { ty, cols })?;
         let expected = stored_row.checked_mul(rows).ok_or(MatrixError::Memory { bytes: usize::MAX })?;
         if bytes.len() != expected {
@@ -80,20 +120,28 @@ impl Matrix {
         let panel_bytes = layout.panel_bytes(cols);
         let panels = rows.div_ceil(lanes);
         let size = panels.checked_mul(panel_bytes).ok_or(MatrixError::Memory { bytes: usize::MAX })?;
-        let mut data = Pages::zeroed_small(size).ok_or(MatrixError::Memory { bytes: size })?;
+        let huge = if packing.small { Huge::AtOnce } else { Huge::Later };
+        let mut data = Pages::for_weights(size, huge).ok_or(MatrixError::Memory { bytes: size })?;
         let packed = Shared::new(data.bytes_mut());
+        let pack_panel = |panel: usize| {
+            // SAFETY: panels do not overlap and each is visited once.
+            let packed = unsafe { packed.part(panel * panel_bytes, panel_bytes) };
+            for (lane, row) in (panel * lanes..((panel + 1) * lanes).min(rows)).enumerate() {
+                pack_row(ty, &bytes[row * stored_row..][..stored_row], layout, lane, packed);
+            }
+        };
         // A few panels a block: enough work to be worth a claim.
         let per_block = (128 * 1024 / panel_bytes.max(1)).max(1);
-        team.run(panels.div_ceil(per_block), |block| {
-            for panel in block * per_block..((block + 1) * per_block).min(panels) {
-                // SAFETY: panels do not overlap and each is visited once.
-                let packed = unsafe { packed.part(panel * panel_bytes, panel_bytes) };
-                for (lane, row) in (panel * lanes..((panel + 1) * lanes).min(rows)).enumerate() {
-                    pack_row(ty, &bytes[row * stored_row..][..stored_row], layout, lane, packed);
-                }
-            }
-        });
-        data.settle();
+        let per_band = (BAND / panel_bytes.max(1)).max(1);
+        for band in (0..panels).step_by(per_band) {
+            let band = band..(band + per_band).min(panels);
+            team.run(band.len().div_ceil(per_block), |block| {
+                let first = band.start + block * per_block;
+                (first..(first + per_block).min(band.end)).for_each(pack_panel);
+            });
+            let row = |panel: usize| (panel * lanes).min(rows) * stored_row;
+            (packing.read)(row(band.start)..row(band.end));
+        }
         Ok(Self { ty, rows, cols, layout, panel_bytes, data, bias: None })
     }
 

@@ -8,7 +8,7 @@ mod pack;
 mod tests;
 mod unpack;
 
-pub use matrix::{Matrix, MatrixError};
+pub use matrix::{Matrix, MatrixError, Packing};
 
 use crate::activations::{Activations, Block};
 use crate::element::ElementType;

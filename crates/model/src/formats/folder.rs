@@ -100,6 +100,11 @@ impl Folder {
         }
     }
 
+    /// As [`release`](Self::release), for a part of a tensor's bytes. Bytes from elsewhere are left alone.
+    pub fn release_part(&self, bytes: &[u8]) {
+        self.files.iter().for_each(|file| file.release_part(bytes));
+    }
+
     /// Asks the system to start reading a tensor from disk; returns at once.
     pub fn will_need(&self, name: &str) {
         if let Some(file) = self.file_of(name) {

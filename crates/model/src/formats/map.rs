@@ -68,6 +68,14 @@ impl FileBytes {
         let _ = range;
     }
 
+    /// As [`release`](Self::release), if `bytes` is a part of this file.
+    pub(super) fn release_part(&self, bytes: &[u8]) {
+        let Some(start) = (bytes.as_ptr() as usize).checked_sub(self.as_ptr() as usize) else { return };
+        if start.checked_add(bytes.len()).is_some_and(|end| end <= self.len()) {
+            self.release(start..start + bytes.len());
+        }
+    }
+
     /// Asks the system to start reading `range`; returns at once.
     pub(super) fn will_need(&self, range: Range<usize>) {
         #[cfg(unix)]

@@ -119,6 +119,11 @@ impl Safetensors {
         }
     }
 
+    /// As [`release`](Self::release), for a part of a tensor's bytes. Bytes from elsewhere are left alone.
+    pub fn release_part(&self, bytes: &[u8]) {
+        self.file.release_part(bytes);
+    }
+
     /// Asks the system to start reading a tensor from disk; returns at once.
     pub fn will_need(&self, name: &str) {
         if let Some(info) = self.metadata.info(name) {

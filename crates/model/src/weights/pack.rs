@@ -1,7 +1,8 @@
 //! What loading makes of the bytes of one matrix: packed for the kernels, or only measured.
 
+use crate::load::Source;
 use leveret_kernels::quant;
-use leveret_kernels::{ElementType, Matrix, Team, par_rows};
+use leveret_kernels::{ElementType, Matrix, Packing, Team, par_rows};
 
 /// What loading makes of the stored bytes of one matrix.
 pub(crate) trait Pack {
@@ -23,14 +24,27 @@ pub(crate) struct MatrixShape {
 }
 
 /// Packs for the kernels.
-pub(crate) struct Repack<'a>(pub(crate) &'a Team);
+pub(crate) struct Repack<'a> {
+    pub(crate) team: &'a Team,
+    /// Where the bytes come from: it lets go of each part that is packed.
+    pub(crate) source: &'a Source,
+}
+
+/// Size of the weight files up to which huge pages are worth their wait at load.
+const SMALL: u64 = 128 << 20;
 
 impl Pack for Repack<'_> {
     type Matrix = Matrix;
 
     fn pack(&self, shape: MatrixShape, bytes: &[u8], bias: Option<Vec<f32>>) -> Result<Matrix, String> {
         let MatrixShape { ty, rows, cols } = shape;
-        let matrix = Matrix::pack(self.0, ty, bytes, rows, cols).map_err(|e| e.to_string())?;
+        let source = self.source;
+        let packing = Packing {
+            read: &|range| source.release_part(&bytes[range]),
+            small: source.file_bytes() <= SMALL,
+        };
+        let matrix =
+            Matrix::pack_in_bands(self.team, ty, bytes, rows, cols, &packing).map_err(|e| e.to_string())?;
         Ok(match bias {
             Some(bias) => matrix.with_bias(bias),
             None => matrix,
@@ -38,7 +52,7 @@ impl Pack for Repack<'_> {
     }
 
     fn team(&self) -> Option<&Team> {
-        Some(self.0)
+        Some(self.team)
     }
 }
 

@@ -159,6 +159,11 @@ impl Gguf {
         }
     }
 
+    /// As [`release`](Self::release), for a part of a tensor's bytes. Bytes from elsewhere are left alone.
+    pub fn release_part(&self, bytes: &[u8]) {
+        self.parts.iter().for_each(|part| part.release_part(bytes));
+    }
+
     /// Asks the system to start reading a tensor from disk; returns at once.
     pub fn will_need(&self, name: &str) {
         if let Some(Placed { part, directory }) = self.find(name) {
