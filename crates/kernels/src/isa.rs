@@ -2,6 +2,7 @@
 //!
 //! Every set obeys row invariance by itself; equality of bits between two sets is not promised.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Instruction sets with kernels of their own.
@@ -86,6 +87,32 @@ impl Isa {
             Isa::Avx512 => "avx512-vnni",
         }
     }
+}
+
+/// Whether this process may use AMX tiles of int8 beside AVX-512. They give the same bits, so that a set with them is no
+/// set of its own; naming a set in `LEVERET_ISA` does without them.
+pub(crate) fn tiles() -> bool {
+    static GRANTED: OnceLock<bool> = OnceLock::new();
+    *GRANTED.get_or_init(|| {
+        std::env::var_os("LEVERET_ISA").is_none() && Isa::current() == Isa::Avx512 && request_tiles()
+    })
+}
+
+/// Asks the system for the registers of tiles, if the processor has them.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn request_tiles() -> bool {
+    const AMX_TILE_AND_INT8: u32 = 3 << 24;
+    const REQUEST: libc::c_int = 0x1023;
+    const TILE_DATA: libc::c_int = 18;
+    let leaf = std::arch::x86_64::__cpuid_count(7, 0);
+    // SAFETY: the request names a register state and touches no memory of ours.
+    leaf.edx & AMX_TILE_AND_INT8 == AMX_TILE_AND_INT8
+        && unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST, TILE_DATA) } == 0
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+fn request_tiles() -> bool {
+    false
 }
 
 /// Defines a function whose body is written once over [`Simd`](crate::simd::Simd) and compiled

@@ -1,11 +1,11 @@
 //! Packed formats: how weights lie in the panels that the kernels stream.
 //!
-//! A panel holds as many matrix rows as a vector has lanes, for all of k. It is a run of super-blocks: a head
-//! (scales shared by the whole super-block), then blocks of 32 weights, each with its own scales
-//! and the codes of all rows, four consecutive k of one row side by side. Every number of a row
-//! stands in the lane of that row, so no sum ever crosses lanes.
+//! A panel holds as many matrix rows as a vector has lanes, for all of k. It is a run of blocks of 32 weights, each
+//! with its scales and the codes of all rows, four consecutive k of one row side by side; or of super-blocks of
+//! eight such blocks behind a head. Every number of a row stands in the lane of that row, so no sum ever crosses
+//! lanes.
 //!
-//! A weight is `scale * (code - ZERO) + offset`, per 32 weights or, where `SPLIT`, per 16.
+//! A weight is `scale * (code - ZERO) + offset`.
 
 use crate::quant::codebook;
 use crate::simd::Simd;
@@ -13,78 +13,86 @@ use crate::simd::Simd;
 /// Groups of four k in a block of 32.
 pub(crate) const GROUPS: usize = 8;
 
-/// Scales of one block, for all rows of the panel. Where the format is not split only the first entries count.
+/// Scale and offset of one block, for all rows of the panel.
 pub(crate) struct Scales<S: Simd> {
-    pub(crate) scale: [S::F; 2],
-    pub(crate) offset: [S::F; 2],
+    pub(crate) scale: S::F,
+    pub(crate) offset: S::F,
 }
 
-/// A packed format. Byte counts are per matrix row; a panel of R rows has R times as many, and the parts of a
-/// head or block follow each other, each for all rows.
-#[allow(clippy::missing_safety_doc)] // one contract: `p` points at a head or block of a whole panel
+/// A packed format of blocks with float scales. Byte counts are per matrix row; a panel of R rows has R times as many,
+/// and the parts of a block follow each other, each for all rows.
+#[allow(clippy::missing_safety_doc)] // one contract: `p` points at a block of a whole panel
 pub(crate) trait Format: 'static {
-    /// Blocks in a super-block.
-    const SUPER: usize;
-    /// Bytes of a super-block's head.
-    const HEAD: usize;
     /// Bytes of a block's scales, which come before its codes.
     const SCALES: usize;
+    /// How the codes are stored.
+    type Codes: CodeForm;
+    /// What a code stands above the weight it means: zero or a power of two.
+    const ZERO: i32;
+    /// Whether weights have an offset.
+    const OFFSET: bool;
+
+    /// The block's scales.
+    unsafe fn scales<S: Simd>(p: *const u8) -> Scales<S>;
+}
+
+/// Where float scales come from.
+pub(crate) trait ScaleForm: 'static {
+    const SCALES: usize;
+    const OFFSET: bool;
+    unsafe fn scales<S: Simd>(p: *const u8) -> Scales<S>;
+}
+
+/// Where the codes come from.
+#[allow(clippy::missing_safety_doc)] // one contract: `p` points at the codes of a block of a whole panel
+pub(crate) trait CodeForm: 'static {
     /// Bytes of a block's codes.
     const CODES: usize;
     /// Codes are below 2^BITS.
     const BITS: u32;
+    /// The block's codes.
+    unsafe fn codes<S: Simd>(p: *const u8) -> [S::B; GROUPS];
+}
+
+/// A packed format of super-blocks of 256: f16 multipliers, and an integer scale for every 32 or 16 weights.
+///
+/// The head holds the multiplier of the scales and, where scales are not signed, that of the minima, then the minima
+/// as bytes, two neighbours of a row side by side. A block holds its scale, or both of its scales side by side, then
+/// its codes. A weight is `multiplier * scale * (code - ZERO)`, less `minima's multiplier * minimum`.
+pub(crate) trait SuperFormat: 'static {
+    /// How the codes are stored.
+    type Codes: CodeForm;
+    /// Whether scales and minima stand for 16 weights, not 32.
+    const SPLIT: bool;
+    /// Whether scales are signed bytes and there are no minima; else both have at most six bits.
+    const SIGNED: bool;
     /// What a code stands above the weight it means: zero or a power of two.
     const ZERO: i32;
-    /// Whether the weights of a block have two scales, one per 16.
-    const SPLIT: bool;
-    /// Whether weights have an offset.
-    const OFFSET: bool;
-
-    /// The head's scales: multiplier and offset multiplier.
-    unsafe fn head<S: Simd>(p: *const u8) -> (S::F, S::F);
-    /// The block's scales.
-    unsafe fn scales<S: Simd>(head: (S::F, S::F), p: *const u8) -> Scales<S>;
-    /// The block's codes, `p` behind its scales.
-    unsafe fn codes<S: Simd>(p: *const u8) -> [S::B; GROUPS];
+    /// Bytes of a super-block's head.
+    const HEAD: usize = if Self::SIGNED { 2 } else { 4 + Self::MINIMA };
+    /// Minima of a super-block, if scales are not signed.
+    const MINIMA: usize = if Self::SPLIT { 16 } else { 8 };
+    /// Bytes of a block's scales.
+    const SCALES: usize = if Self::SPLIT { 2 } else { 1 };
+    /// Bytes of a block.
+    const BLOCK: usize = Self::SCALES + Self::Codes::CODES;
+    /// Bytes of a super-block.
+    const BYTES: usize = Self::HEAD + SUPER_BLOCKS * Self::BLOCK;
 }
 
-/// Where the scales come from.
-pub(crate) trait ScaleForm: 'static {
-    const SUPER: usize;
-    const HEAD: usize;
-    const SCALES: usize;
-    const SPLIT: bool;
-    const OFFSET: bool;
-    unsafe fn head<S: Simd>(p: *const u8) -> (S::F, S::F);
-    unsafe fn scales<S: Simd>(head: (S::F, S::F), p: *const u8) -> Scales<S>;
-}
-
-/// Where the codes come from.
-pub(crate) trait CodeForm: 'static {
-    const CODES: usize;
-    const BITS: u32;
-    unsafe fn codes<S: Simd>(p: *const u8) -> [S::B; GROUPS];
-}
+/// Blocks in a super-block.
+pub(crate) const SUPER_BLOCKS: usize = 8;
 
 macro_rules! scale_form {
-    ($(#[$meta:meta])* $name:ident, super $super:literal, head $head:literal, scales $scales:literal, split $split:literal,
-     offset $offset:literal, |$hp:ident| $make_head:expr, |$h:ident, $p:ident| $make:expr) => {
+    ($(#[$meta:meta])* $name:ident, scales $scales:literal, offset $offset:literal, |$p:ident| $make:expr) => {
         $(#[$meta])*
         #[derive(Debug)]
         pub(crate) struct $name;
         impl ScaleForm for $name {
-            const SUPER: usize = $super;
-            const HEAD: usize = $head;
             const SCALES: usize = $scales;
-            const SPLIT: bool = $split;
             const OFFSET: bool = $offset;
             #[inline(always)]
-            unsafe fn head<S: Simd>($hp: *const u8) -> (S::F, S::F) {
-                // SAFETY: the caller points at a head of this form.
-                unsafe { $make_head }
-            }
-            #[inline(always)]
-            unsafe fn scales<S: Simd>($h: (S::F, S::F), $p: *const u8) -> Scales<S> {
+            unsafe fn scales<S: Simd>($p: *const u8) -> Scales<S> {
                 // SAFETY: the caller points at block scales of this form.
                 unsafe {
                     let (scale, offset) = $make;
@@ -95,56 +103,17 @@ macro_rules! scale_form {
     };
 }
 
-#[inline(always)]
-unsafe fn zeros<S: Simd>() -> (S::F, S::F) {
-    // SAFETY: lane arithmetic.
-    unsafe { (S::splat(0.0), S::splat(0.0)) }
-}
-
 scale_form!(
     /// One f16 scale per block.
-    D, super 1, head 0, scales 2, split false, offset false,
-    |_p| zeros::<S>(),
-    |_h, p| ([S::load_f16(p.cast()); 2], [S::splat(0.0); 2])
+    D, scales 2, offset false, |p| (S::load_f16(p.cast()), S::splat(0.0))
 );
 scale_form!(
     /// One bf16 scale per block, which holds any power of two that an E8M0 byte means.
-    Power, super 1, head 0, scales 2, split false, offset false,
-    |_p| zeros::<S>(),
-    |_h, p| ([S::load_bf16(p.cast()); 2], [S::splat(0.0); 2])
+    Power, scales 2, offset false, |p| (S::load_bf16(p.cast()), S::splat(0.0))
 );
 scale_form!(
     /// An f16 scale and an f16 offset per block.
-    DM, super 1, head 0, scales 4, split false, offset true,
-    |_p| zeros::<S>(),
-    |_h, p| ([S::load_f16(p.cast()); 2], [S::load_f16(p.cast::<u16>().add(S::LANES)); 2])
-);
-scale_form!(
-    /// f16 scale and offset multipliers per 256, a byte of each per 32; offsets are subtracted.
-    K32, super 8, head 4, scales 2, split false, offset true,
-    |p| (S::load_f16(p.cast()), S::mul(S::splat(-1.0), S::load_f16(p.cast::<u16>().add(S::LANES)))),
-    |h, p| (
-        [S::mul(h.0, S::load_u8(p)); 2],
-        [S::mul(h.1, S::load_u8(p.add(S::LANES))); 2],
-    )
-);
-scale_form!(
-    /// As [`K32`], but a byte of each per 16.
-    K16, super 8, head 4, scales 4, split true, offset true,
-    |p| (S::load_f16(p.cast()), S::mul(S::splat(-1.0), S::load_f16(p.cast::<u16>().add(S::LANES)))),
-    |h, p| (
-        [S::mul(h.0, S::load_u8(p)), S::mul(h.0, S::load_u8(p.add(S::LANES)))],
-        [S::mul(h.1, S::load_u8(p.add(2 * S::LANES))), S::mul(h.1, S::load_u8(p.add(3 * S::LANES)))],
-    )
-);
-scale_form!(
-    /// An f16 multiplier per 256, a signed byte per 16, no offset.
-    Signed16, super 8, head 2, scales 2, split true, offset false,
-    |p| (S::load_f16(p.cast()), S::splat(0.0)),
-    |h, p| (
-        [S::mul(h.0, S::load_i8(p.cast())), S::mul(h.0, S::load_i8(p.cast::<i8>().add(S::LANES)))],
-        [S::splat(0.0); 2],
-    )
+    DM, scales 4, offset true, |p| (S::load_f16(p.cast()), S::load_f16(p.cast::<u16>().add(S::LANES)))
 );
 
 macro_rules! code_form {
@@ -328,30 +297,31 @@ unsafe fn lookup<S: Simd>(table: &[u8; 16], mut codes: [S::B; GROUPS]) -> [S::B;
 pub(crate) struct Packed<A, C, const ZERO: i32>(std::marker::PhantomData<(A, C)>);
 
 impl<A: ScaleForm, C: CodeForm, const ZERO: i32> Format for Packed<A, C, ZERO> {
-    const SUPER: usize = A::SUPER;
-    const HEAD: usize = A::HEAD;
     const SCALES: usize = A::SCALES;
-    const CODES: usize = C::CODES;
-    const BITS: u32 = C::BITS;
+    type Codes = C;
     const ZERO: i32 = ZERO;
-    const SPLIT: bool = A::SPLIT;
     const OFFSET: bool = A::OFFSET;
 
     #[inline(always)]
-    unsafe fn head<S: Simd>(p: *const u8) -> (S::F, S::F) {
+    unsafe fn scales<S: Simd>(p: *const u8) -> Scales<S> {
         // SAFETY: same contract.
-        unsafe { A::head::<S>(p) }
+        unsafe { A::scales::<S>(p) }
     }
-    #[inline(always)]
-    unsafe fn scales<S: Simd>(head: (S::F, S::F), p: *const u8) -> Scales<S> {
-        // SAFETY: same contract.
-        unsafe { A::scales::<S>(head, p) }
-    }
-    #[inline(always)]
-    unsafe fn codes<S: Simd>(p: *const u8) -> [S::B; GROUPS] {
-        // SAFETY: same contract.
-        unsafe { C::codes::<S>(p) }
-    }
+}
+
+/// A code form with integer scales.
+#[derive(Debug)]
+pub(crate) struct Super<C, const SPLIT: bool, const SIGNED: bool, const ZERO: i32>(
+    std::marker::PhantomData<C>,
+);
+
+impl<C: CodeForm, const SPLIT: bool, const SIGNED: bool, const ZERO: i32> SuperFormat
+    for Super<C, SPLIT, SIGNED, ZERO>
+{
+    type Codes = C;
+    const SPLIT: bool = SPLIT;
+    const SIGNED: bool = SIGNED;
+    const ZERO: i32 = ZERO;
 }
 
 pub(crate) type Q4_0 = Packed<D, U4, 8>;
@@ -359,10 +329,10 @@ pub(crate) type Q4_1 = Packed<DM, U4, 0>;
 pub(crate) type Q5_0 = Packed<D, U5, 16>;
 pub(crate) type Q5_1 = Packed<DM, U5, 0>;
 pub(crate) type Q8_0 = Packed<D, U8, 128>;
-pub(crate) type Q2K = Packed<K16, U2, 0>;
-pub(crate) type Q3K = Packed<Signed16, U3, 4>;
-pub(crate) type Q4K = Packed<K32, U4, 0>;
-pub(crate) type Q5K = Packed<K32, U5, 0>;
-pub(crate) type Q6K = Packed<Signed16, U6, 32>;
 pub(crate) type Iq4Nl = Packed<D, Nl4, 128>;
 pub(crate) type Mxfp4 = Packed<Power, E2m1, 16>;
+pub(crate) type Q2K = Super<U2, true, false, 0>;
+pub(crate) type Q3K = Super<U3, true, true, 4>;
+pub(crate) type Q4K = Super<U4, false, false, 0>;
+pub(crate) type Q5K = Super<U5, false, false, 0>;
+pub(crate) type Q6K = Super<U6, true, true, 32>;

@@ -3,7 +3,7 @@
 //! For each output: over blocks in order, `acc = fma(fma-free product of scale and integer dot, activation
 //! scale, acc)`, then the offset term. The order depends on the format alone, never on the tile.
 
-use super::format::{Format, GROUPS};
+use super::format::{CodeForm, Format, GROUPS};
 use crate::activations::Block;
 use crate::simd::Simd;
 
@@ -20,55 +20,55 @@ macro_rules! each_row {
     };
 }
 
+pub(super) use each_row;
+
 /// The sum to start a dot product with, given the negated sum of its activations: what the codes stand above
 /// their weights is taken back.
 #[inline(always)]
 unsafe fn start<S: Simd, F: Format>(minus: *const i32) -> S::I {
     // SAFETY: the caller guarantees an i32 and the instruction set.
     unsafe {
-        match if F::BITS == 8 { F::ZERO - (128 - S::EIGHT_BIT_BIAS) } else { F::ZERO } {
-            4 => S::i_splat_shl::<2>(minus),
+        match if F::Codes::BITS == 8 { F::ZERO - (128 - S::EIGHT_BIT_BIAS) } else { F::ZERO } {
             8 => S::i_splat_shl::<3>(minus),
             16 => S::i_splat_shl::<4>(minus),
-            32 => S::i_splat_shl::<5>(minus),
             128 => S::i_splat_shl::<7>(minus),
             _ => S::i_zero(),
         }
     }
 }
 
-/// Products of a quantised panel over `supers` super-blocks with `T` rows.
+/// Products of a quantised panel over `blocks` blocks with `T` rows.
 ///
 /// # Safety
-/// `panel` holds the super-blocks; each `x` points at as many activation blocks; the set's instructions exist.
+/// `panel` holds the blocks; each `x` points at as many activation blocks; the set's instructions exist.
 #[inline(always)]
 pub(crate) unsafe fn tile<S: Simd, F: Format, const T: usize>(
     panel: *const u8,
-    supers: usize,
+    blocks: usize,
     x: [*const Block; T],
 ) -> [S::F; T] {
     // SAFETY: all pointers stay inside what the caller guarantees.
     unsafe {
         let mut acc = [S::splat(0.0); T];
         let mut p = panel;
-        let mut at = 0;
-        for _ in 0..supers {
-            let head = F::head::<S>(p);
-            p = p.add(F::HEAD * S::LANES);
-            for _ in 0..F::SUPER {
-                let mut ahead = 0;
-                while ahead < (F::SCALES + F::CODES) * S::LANES {
-                    S::prefetch(p.wrapping_add(AHEAD + ahead));
-                    ahead += 64;
-                }
-                let scales = F::scales::<S>(head, p);
-                let codes = F::codes::<S>(p.add(F::SCALES * S::LANES));
-                each_row!(T, |t| acc[t] = block::<S, F>(acc[t], &scales, &codes, x[t].add(at)));
-                p = p.add((F::SCALES + F::CODES) * S::LANES);
-                at += 1;
-            }
+        for at in 0..blocks {
+            let bytes = (F::SCALES + F::Codes::CODES) * S::LANES;
+            prefetch::<S>(p, bytes);
+            let scales = F::scales::<S>(p);
+            let codes = F::Codes::codes::<S>(p.add(F::SCALES * S::LANES));
+            each_row!(T, |t| acc[t] = block::<S, F>(acc[t], &scales, &codes, x[t].add(at)));
+            p = p.add(bytes);
         }
         acc
+    }
+}
+
+/// Brings what stands [`AHEAD`] of the next `bytes` bytes closer.
+#[inline(always)]
+pub(super) unsafe fn prefetch<S: Simd>(p: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(64) {
+        // SAFETY: any address may be prefetched.
+        unsafe { S::prefetch(p.wrapping_add(AHEAD + line)) };
     }
 }
 
@@ -86,29 +86,14 @@ unsafe fn block<S: Simd, F: Format>(
     unsafe {
         let x = &*x;
         let q = x.q.as_ptr();
-        let weighted = if F::SPLIT {
-            let low = S::dot_codes::<6, 0, 4>(start::<S, F>(&x.minus_halves[0]), codes, q);
-            let high = S::dot_codes::<6, 4, 8>(start::<S, F>(&x.minus_halves[1]), codes, q);
-            S::fma(S::i_to_f(high), scales.scale[1], S::mul(S::i_to_f(low), scales.scale[0]))
-        } else {
-            let start = start::<S, F>(&x.minus);
-            let dot = match F::BITS {
-                0..=4 => S::dot_codes::<4, 0, GROUPS>(start, codes, q),
-                5 => S::dot_codes::<5, 0, GROUPS>(start, codes, q),
-                6 => S::dot_codes::<6, 0, GROUPS>(start, codes, q),
-                _ => S::dot_codes::<8, 0, GROUPS>(start, codes, q),
-            };
-            S::mul(S::i_to_f(dot), scales.scale[0])
+        let start = start::<S, F>(&x.minus);
+        let dot = match F::Codes::BITS {
+            0..=4 => S::dot_codes::<4, 0, GROUPS>(start, codes, q),
+            5 => S::dot_codes::<5, 0, GROUPS>(start, codes, q),
+            _ => S::dot_codes::<8, 0, GROUPS>(start, codes, q),
         };
-        let acc = S::fma(weighted, S::splat(x.d), acc);
-        if !F::OFFSET {
-            acc
-        } else if F::SPLIT {
-            let acc = S::fma(scales.offset[0], S::splat(x.d_halves[0]), acc);
-            S::fma(scales.offset[1], S::splat(x.d_halves[1]), acc)
-        } else {
-            S::fma(scales.offset[0], S::splat(x.d_sum), acc)
-        }
+        let acc = S::fma(S::mul(S::i_to_f(dot), scales.scale), S::splat(x.d), acc);
+        if F::OFFSET { S::fma(scales.offset, S::splat(x.d_sum), acc) } else { acc }
     }
 }
 

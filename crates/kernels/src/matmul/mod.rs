@@ -4,13 +4,16 @@ mod format;
 mod kernel;
 mod matrix;
 mod pack;
+mod supers;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod unpack;
 
 pub use matrix::{Matrix, MatrixError, Packing};
 
-use crate::activations::{Activations, Block};
+use crate::activations::{Activations, BLOCK, Block, Quantized, SUPER, SuperBlock};
 use crate::element::ElementType;
 use crate::isa::Isa;
 use crate::rows::Shared;
@@ -57,6 +60,7 @@ pub struct Job<'a> {
 struct Work<'a> {
     matrix: &'a Matrix,
     x: &'a Activations,
+    quantized: &'a Quantized,
     rows: &'a Rows<'a>,
     count: usize,
     out: Shared<f32>,
@@ -85,23 +89,30 @@ const BLOCK_ROWS: usize = 16;
 /// # Panics
 /// When shapes do not fit: a programming error, not one of input.
 pub fn matmul(team: &Team, x: &Activations, jobs: &mut [Job<'_>]) {
+    let threads = team.threads();
     let mut blocks = 0;
+    let (mut short, mut long) = (false, false);
     for job in jobs.iter() {
         let count = count(&job.rows, x);
         assert_eq!(job.matrix.cols(), x.cols(), "activations of another width than the weights");
         assert_eq!(job.out.len(), count * job.matrix.rows(), "output of another size than rows x features");
-        blocks += job_blocks(job.matrix, count);
+        blocks += Plan::new(threads, job, count).blocks;
+        let ty = job.matrix.element_type();
+        short |= ty.block_len() == BLOCK;
+        long |= ty.block_len() == SUPER;
     }
+    let quantized = x.quantized(team, short, long);
+    let quantized = &*quantized;
     let jobs = Shared::new(jobs);
     team.run(blocks, |block| {
         // SAFETY: blocks only read the jobs; what they write lies behind the `out` pointers, in panels of their own.
         let jobs: &[Job<'_>] = unsafe { jobs.all() };
-        let Some((job, count, first)) = find(jobs, x, block) else { return };
-        let per_block = panels_per_block(job.matrix, count);
-        let panels = first * per_block..((first + 1) * per_block).min(job.matrix.panels());
-        let out = Shared::behind(&job.out);
-        let work = Work { matrix: job.matrix, x, rows: &job.rows, count, out, add: job.add };
-        run_panels(&work, panels);
+        let Some((job, plan, block)) = find(threads, jobs, x, block) else { return };
+        let first = block * plan.panels;
+        let panels = first..(first + plan.panels).min(job.matrix.panels());
+        let (out, count) = (Shared::behind(&job.out), plan.rows);
+        let work = Work { matrix: job.matrix, x, quantized, rows: &job.rows, count, out, add: job.add };
+        run_panels(&work, panels, plan.tiles);
     });
 }
 
@@ -117,34 +128,63 @@ fn count(rows: &Rows<'_>, x: &Activations) -> usize {
     rows.len(x)
 }
 
-fn panels_per_block(matrix: &Matrix, rows: usize) -> usize {
-    let bytes = BLOCK_BYTES * BLOCK_ROWS / rows.max(BLOCK_ROWS);
-    (bytes / matrix.panel_bytes().max(1)).max(1)
+/// How a job is cut into blocks.
+#[derive(Clone, Copy)]
+struct Plan {
+    rows: usize,
+    /// Whether it runs on tiles.
+    tiles: bool,
+    /// Panels of a block.
+    panels: usize,
+    blocks: usize,
 }
 
-fn job_blocks(matrix: &Matrix, rows: usize) -> usize {
-    if rows == 0 { 0 } else { matrix.panels().div_ceil(panels_per_block(matrix, rows)) }
+impl Plan {
+    fn new(threads: usize, job: &Job<'_>, rows: usize) -> Self {
+        let (matrix, panels) = (job.matrix, job.matrix.panels());
+        let tiles = on_tiles(job, rows);
+        let bytes = if tiles { BLOCK_BYTES } else { BLOCK_BYTES * BLOCK_ROWS / rows.max(BLOCK_ROWS) };
+        let mut per_block = (bytes / matrix.panel_bytes().max(1)).max(1);
+        #[cfg(target_arch = "x86_64")]
+        if tiles {
+            // Many rows: as many panels as may share them, if that leaves some blocks for each thread.
+            let shared = if rows > 4 * BLOCK_ROWS { panels / (4 * threads) } else { per_block };
+            per_block = shared.clamp(1, tiles::MAX_PANELS);
+        }
+        let blocks = if rows == 0 { 0 } else { panels.div_ceil(per_block) };
+        Self { rows, tiles, panels: per_block, blocks }
+    }
 }
 
-/// The job that block `block` of the region belongs to, its number of rows, and the block's number in it.
+/// Whether tiles serve a job: for weights of super-blocks and enough rows that are neighbours.
+fn on_tiles(job: &Job<'_>, rows: usize) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if rows >= tiles::MIN_ROWS && !matches!(job.rows, Rows::List(_)) {
+        return job.matrix.element_type().block_len() == SUPER && crate::isa::tiles();
+    }
+    let _ = (job, rows);
+    false
+}
+
+/// The job that block `block` of the region belongs to, how it is cut, and the block's number in it.
 fn find<'a, 'b>(
+    threads: usize,
     jobs: &'a [Job<'b>],
     x: &Activations,
     mut block: usize,
-) -> Option<(&'a Job<'b>, usize, usize)> {
+) -> Option<(&'a Job<'b>, Plan, usize)> {
     for job in jobs {
-        let rows = job.rows.len(x);
-        let blocks = job_blocks(job.matrix, rows);
-        if block < blocks {
-            return Some((job, rows, block));
+        let plan = Plan::new(threads, job, job.rows.len(x));
+        if block < plan.blocks {
+            return Some((job, plan, block));
         }
-        block -= blocks;
+        block -= plan.blocks;
     }
     None
 }
 
 /// Picks the kernel compiled for the weight type and instruction set.
-fn run_panels(work: &Work<'_>, panels: Range<usize>) {
+fn run_panels(work: &Work<'_>, panels: Range<usize>, tiles: bool) {
     use ElementType as T;
     use format as f;
     match work.matrix.element_type() {
@@ -156,14 +196,25 @@ fn run_panels(work: &Work<'_>, panels: Range<usize>) {
         T::Q5_0 => quantized::<f::Q5_0>(work, panels),
         T::Q5_1 => quantized::<f::Q5_1>(work, panels),
         T::Q8_0 => quantized::<f::Q8_0>(work, panels),
-        T::Q2K => quantized::<f::Q2K>(work, panels),
-        T::Q3K => quantized::<f::Q3K>(work, panels),
-        T::Q4K => quantized::<f::Q4K>(work, panels),
-        T::Q5K => quantized::<f::Q5K>(work, panels),
-        T::Q6K => quantized::<f::Q6K>(work, panels),
         T::Iq4Nl => quantized::<f::Iq4Nl>(work, panels),
         T::Mxfp4 => quantized::<f::Mxfp4>(work, panels),
+        T::Q2K => in_supers::<f::Q2K>(work, panels, tiles),
+        T::Q3K => in_supers::<f::Q3K>(work, panels, tiles),
+        T::Q4K => in_supers::<f::Q4K>(work, panels, tiles),
+        T::Q5K => in_supers::<f::Q5K>(work, panels, tiles),
+        T::Q6K => in_supers::<f::Q6K>(work, panels, tiles),
     }
+}
+
+/// Weights of super-blocks, on tiles or vectors.
+fn in_supers<F: format::SuperFormat>(work: &Work<'_>, panels: Range<usize>, tiles: bool) {
+    #[cfg(target_arch = "x86_64")]
+    if tiles {
+        // SAFETY: tiles are granted only where the processor has them and AVX-512.
+        return unsafe { tiles::run::<F>(work, panels) };
+    }
+    let _ = tiles;
+    on_vectors::<F>(work, panels);
 }
 
 /// Compiles `$body::<S, F>` for each instruction set and calls the one in use.
@@ -193,6 +244,7 @@ macro_rules! per_isa {
     };
 }
 per_isa!(quantized, format::Format, quantized_panels);
+per_isa!(on_vectors, format::SuperFormat, super_panels);
 per_isa!(float, FloatForm, float_panels);
 
 /// Calls `$tile::<$n>` for as many rows as are left, at most `$most`, and steps on.
@@ -242,11 +294,43 @@ fn quantized_tile<S: Simd, F: format::Format, const T: usize>(
     i: usize,
 ) {
     debug_assert_eq!(work.matrix.layout.lanes, S::LANES);
-    let supers = work.matrix.cols() / (F::SUPER * 32);
-    let x: [*const Block; T] = std::array::from_fn(|t| work.x.blocks(work.row(i + t)).as_ptr());
+    let blocks = work.matrix.cols() / BLOCK;
+    let x: [*const Block; T] =
+        std::array::from_fn(|t| work.quantized.blocks(work.row(i + t), blocks).as_ptr());
     for panel in panels {
-        // SAFETY: a panel holds `supers` super-blocks, a row that many activation blocks; `S` was checked for.
-        let sums = unsafe { kernel::tile::<S, F, T>(work.matrix.panel(panel).as_ptr(), supers, x) };
+        // SAFETY: a panel holds `blocks` blocks, a row that many activation blocks; `S` was checked for.
+        let sums = unsafe { kernel::tile::<S, F, T>(work.matrix.panel(panel).as_ptr(), blocks, x) };
+        store::<S, T>(work, panel, i, sums);
+    }
+}
+
+#[inline(always)]
+fn super_panels<S: Simd, F: format::SuperFormat>(work: &Work<'_>, panels: Range<usize>) {
+    let most = if S::LANES == 16 { 12 } else { 4 };
+    let mut i = 0;
+    macro_rules! tile {
+        ($n:literal) => {
+            if $n <= most {
+                super_tile::<S, F, $n>(work, panels.clone(), i);
+            }
+        };
+    }
+    each_tile!(i, work.count, most, tile);
+}
+
+/// Rows `i .. i + T` times the panels.
+#[inline(always)]
+fn super_tile<S: Simd, F: format::SuperFormat, const T: usize>(
+    work: &Work<'_>,
+    panels: Range<usize>,
+    i: usize,
+) {
+    debug_assert_eq!(work.matrix.layout.lanes, S::LANES);
+    let (supers, step) = (work.matrix.cols() / SUPER, work.x.rows());
+    let x: [*const SuperBlock; T] = std::array::from_fn(|t| work.quantized.supers(work.row(i + t)).as_ptr());
+    for panel in panels {
+        // SAFETY: a panel holds `supers` super-blocks, a row that many of activations; `S` was checked for.
+        let sums = unsafe { supers::tile::<S, F, T>(work.matrix.panel(panel).as_ptr(), supers, x, step) };
         store::<S, T>(work, panel, i, sums);
     }
 }

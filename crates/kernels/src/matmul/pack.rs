@@ -1,6 +1,6 @@
 //! Repacking: stored blocks of one matrix row into that row's lane of a panel.
 
-use super::format::{self, Format};
+use super::format::{self, CodeForm, Format, SUPER_BLOCKS, SuperFormat};
 use crate::element::ElementType;
 
 /// Sizes of a packed format for panels of `lanes` rows, all in bytes.
@@ -18,8 +18,12 @@ impl Layout {
     /// The layout of a quantised type.
     pub(crate) fn of(ty: ElementType, lanes: usize) -> Self {
         fn of<F: Format>(lanes: usize) -> Layout {
-            let [head, scales, codes] = [F::HEAD, F::SCALES, F::CODES].map(|bytes| bytes * lanes);
-            Layout { lanes, blocks: F::SUPER, head, scales, codes }
+            let [scales, codes] = [F::SCALES, F::Codes::CODES].map(|bytes| bytes * lanes);
+            Layout { lanes, blocks: 1, head: 0, scales, codes }
+        }
+        fn of_super<F: SuperFormat>(lanes: usize) -> Layout {
+            let [head, scales, codes] = [F::HEAD, F::SCALES, F::Codes::CODES].map(|bytes| bytes * lanes);
+            Layout { lanes, blocks: SUPER_BLOCKS, head, scales, codes }
         }
         use ElementType as T;
         match ty {
@@ -28,11 +32,11 @@ impl Layout {
             T::Q5_0 => of::<format::Q5_0>(lanes),
             T::Q5_1 => of::<format::Q5_1>(lanes),
             T::Q8_0 => of::<format::Q8_0>(lanes),
-            T::Q2K => of::<format::Q2K>(lanes),
-            T::Q3K => of::<format::Q3K>(lanes),
-            T::Q4K => of::<format::Q4K>(lanes),
-            T::Q5K => of::<format::Q5K>(lanes),
-            T::Q6K => of::<format::Q6K>(lanes),
+            T::Q2K => of_super::<format::Q2K>(lanes),
+            T::Q3K => of_super::<format::Q3K>(lanes),
+            T::Q4K => of_super::<format::Q4K>(lanes),
+            T::Q5K => of_super::<format::Q5K>(lanes),
+            T::Q6K => of_super::<format::Q6K>(lanes),
             T::Iq4Nl => of::<format::Iq4Nl>(lanes),
             T::Mxfp4 => of::<format::Mxfp4>(lanes),
             // Floats: one k of all rows is a "super-block" without scales.
@@ -77,9 +81,21 @@ impl Lane<'_> {
         self.bytes[at..at + 2].copy_from_slice(&value);
     }
 
-    /// Sets 1-byte scale `part` of a block.
-    fn byte_scale(&mut self, block: usize, part: usize, value: u8) {
-        let at = self.block(block) + part * self.layout.lanes + self.lane;
+    /// Sets the only 1-byte scale of a block.
+    fn byte_scale(&mut self, block: usize, value: u8) {
+        let at = self.block(block) + self.lane;
+        self.bytes[at] = value;
+    }
+
+    /// Sets the 1-byte scale of the first or second half of a block.
+    fn half_scale(&mut self, block: usize, half: usize, value: u8) {
+        let at = self.block(block) + 2 * self.lane + half;
+        self.bytes[at] = value;
+    }
+
+    /// Sets minimum `i` of the head.
+    fn minimum(&mut self, i: usize, value: u8) {
+        let at = 2 * ((2 + i / 2) * self.layout.lanes + self.lane) + i % 2;
         self.bytes[at] = value;
     }
 
@@ -200,10 +216,10 @@ fn k_scales(b: &[u8], lane: &mut Lane<'_>) {
     lane.head(1, two(b, 2));
     let s = &b[4..16];
     for i in 0..4 {
-        lane.byte_scale(i, 0, s[i] & 63);
-        lane.byte_scale(i, 1, s[i + 4] & 63);
-        lane.byte_scale(i + 4, 0, s[i + 8] & 15 | (s[i] >> 6) << 4);
-        lane.byte_scale(i + 4, 1, s[i + 8] >> 4 | (s[i + 4] >> 6) << 4);
+        lane.byte_scale(i, s[i] & 63);
+        lane.minimum(i, s[i + 4] & 63);
+        lane.byte_scale(i + 4, s[i + 8] & 15 | (s[i] >> 6) << 4);
+        lane.minimum(i + 4, s[i + 8] >> 4 | (s[i + 4] >> 6) << 4);
     }
 }
 
@@ -240,8 +256,8 @@ fn pack_q6_k(b: &[u8], lane: &mut Lane<'_>) {
     lane.head(0, two(b, 208));
     for block in 0..8 {
         let (half, quarter) = (block / 4, block % 4);
-        lane.byte_scale(block, 0, b[192 + 2 * block]);
-        lane.byte_scale(block, 1, b[193 + 2 * block]);
+        lane.half_scale(block, 0, b[192 + 2 * block]);
+        lane.half_scale(block, 1, b[193 + 2 * block]);
         // Quarters 0 and 1 are the low, 2 and 3 the high nibbles of the same two runs of 32 bytes.
         let (ql, qh) = (&b[64 * half + 32 * (quarter % 2)..][..32], &b[128 + 32 * half..][..32]);
         let code = |g: usize| {
@@ -264,8 +280,8 @@ fn pack_q2_k(b: &[u8], lane: &mut Lane<'_>) {
     for block in 0..8 {
         for half in 0..2 {
             let s = b[2 * block + half];
-            lane.byte_scale(block, half, s & 15);
-            lane.byte_scale(block, 2 + half, s >> 4);
+            lane.half_scale(block, half, s & 15);
+            lane.minimum(2 * block + half, s >> 4);
         }
         bit_pairs(&b[16 + 32 * (block / 4)..][..32], 2 * (block % 4), block, 0, lane);
     }
@@ -279,7 +295,7 @@ fn pack_q3_k(b: &[u8], lane: &mut Lane<'_>) {
         let low = if i < 8 { s[i] & 15 } else { s[i - 8] >> 4 };
         let high = s[8 + i % 4] >> (2 * (i / 4)) & 3;
         let scale = (low | high << 4) as i8 - 32;
-        lane.byte_scale(i / 2, i % 2, scale as u8);
+        lane.half_scale(i / 2, i % 2, scale as u8);
     }
     for block in 0..8 {
         bit_pairs(&b[32 + 32 * (block / 4)..][..32], 2 * (block % 4), block, 0, lane);

@@ -147,6 +147,22 @@ proptest! {
     }
 }
 
+/// More rows than are worked on at a time, which tiles do where there are any.
+#[test]
+fn rows_of_a_long_prompt_have_the_bits_of_single_rows() {
+    let (rows, cols, m) = (150, 512, 549);
+    let (alone, two) = (Team::new(1), Team::new(2));
+    for ty in [ElementType::Q2K, ElementType::Q4K, ElementType::Q6K] {
+        let matrix = Matrix::pack(&two, ty, &stored(ty, rows, cols, 9), rows, cols).unwrap();
+        let x = inputs(m, cols, 11);
+        let all = product(&two, &matrix, &x);
+        for t in [0, 1, 15, 16, 31, 32, 300, 511, 512, 530, m - 1] {
+            let one = product(&alone, &matrix, &x[t * cols..][..cols]);
+            assert_eq!(bits(&one), bits(&all[t * rows..][..rows]), "{} row {t}", ty.name());
+        }
+    }
+}
+
 #[test]
 fn a_wrong_size_is_an_error() {
     let team = Team::new(1);

@@ -26,8 +26,16 @@ impl Lane<'_> {
         self.layout.head + block * (self.layout.scales + self.layout.codes)
     }
 
-    fn byte_scale(&self, block: usize, part: usize) -> u8 {
-        self.bytes[self.block(block) + part * self.layout.lanes + self.lane]
+    fn byte_scale(&self, block: usize) -> u8 {
+        self.bytes[self.block(block) + self.lane]
+    }
+
+    fn half_scale(&self, block: usize, half: usize) -> u8 {
+        self.bytes[self.block(block) + 2 * self.lane + half]
+    }
+
+    fn minimum(&self, i: usize) -> u8 {
+        self.bytes[2 * ((2 + i / 2) * self.layout.lanes + self.lane) + i % 2]
     }
 
     /// `bits` bits of code vector `vector`, byte `j`, from bit `shift` on.
@@ -68,14 +76,14 @@ impl Lane<'_> {
             T::Q4_1 | T::Q5_1 => (self.half(base, 0), self.half(base, 1)),
             T::Mxfp4 => (bf16::from_bits(self.two(base, 0)).to_f32(), 0.0),
             T::Q4K | T::Q5K => (
-                self.half(0, 0) * f32::from(self.byte_scale(block, 0)),
-                -(self.half(0, 1) * f32::from(self.byte_scale(block, 1))),
+                self.half(0, 0) * f32::from(self.byte_scale(block)),
+                -(self.half(0, 1) * f32::from(self.minimum(block))),
             ),
             T::Q2K => (
-                self.half(0, 0) * f32::from(self.byte_scale(block, half)),
-                -(self.half(0, 1) * f32::from(self.byte_scale(block, 2 + half))),
+                self.half(0, 0) * f32::from(self.half_scale(block, half)),
+                -(self.half(0, 1) * f32::from(self.minimum(2 * block + half))),
             ),
-            T::Q3K | T::Q6K => (self.half(0, 0) * f32::from(self.byte_scale(block, half) as i8), 0.0),
+            T::Q3K | T::Q6K => (self.half(0, 0) * f32::from(self.half_scale(block, half) as i8), 0.0),
             _ => (self.half(base, 0), 0.0),
         }
     }

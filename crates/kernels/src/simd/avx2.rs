@@ -222,6 +222,64 @@ impl Simd for Avx2 {
         unsafe { _mm256_and_ps(y, _mm256_cmp_ps::<_CMP_GE_OQ>(x, _mm256_set1_ps(bound))) }
     }
     #[inline(always)]
+    unsafe fn scales_u8(p: *const u8) -> Self::I {
+        // SAFETY: the caller guarantees the bytes and the instruction set.
+        unsafe { twice(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn scales_of_pairs(pairs: Self::I) -> [Self::I; 2] {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe {
+            let first = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff));
+            [twice(first), twice(_mm256_srli_epi32::<16>(pairs))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_scaled<const BITS: u32, const FROM: usize, const TO: usize>(
+        mut acc: Self::I,
+        w: &[Self::B; 8],
+        x: *const i8,
+        scale: Self::I,
+    ) -> Self::I {
+        // SAFETY: the caller guarantees 4 * TO activations and the instruction set.
+        unsafe {
+            if FROM == 0 && TO == 8 && BITS <= 4 {
+                let sums = _mm256_add_epi16(four::<BITS, 0>(w, x), four::<BITS, 4>(w, x));
+                return _mm256_add_epi32(acc, _mm256_madd_epi16(sums, scale));
+            }
+            if FROM == 0 {
+                acc = add_four::<BITS, 0>(acc, w, x, scale);
+            }
+            if TO == 8 {
+                acc = add_four::<BITS, 4>(acc, w, x, scale);
+            }
+        }
+        acc
+    }
+    #[inline(always)]
+    unsafe fn pairs_u8(p: *const u8) -> Self::I {
+        // SAFETY: the caller guarantees the bytes and the instruction set.
+        unsafe { _mm256_cvtepu8_epi16(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn pairs_i8(p: *const i8) -> Self::I {
+        // SAFETY: the caller guarantees the bytes and the instruction set.
+        unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn pairs_shl<const SHIFT: i32>(pairs: Self::I) -> Self::I {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_slli_epi16::<SHIFT>(pairs) }
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(acc: Self::I, pairs: Self::I, x: *const i16) -> Self::I {
+        // SAFETY: the caller guarantees two values and the instruction set.
+        unsafe {
+            let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, x))
+        }
+    }
+    #[inline(always)]
     unsafe fn dot_codes<const BITS: u32, const FROM: usize, const TO: usize>(
         mut acc: Self::I,
         w: &[Self::B; 8],
@@ -234,10 +292,10 @@ impl Simd for Avx2 {
                 return _mm256_add_epi32(acc, widen(_mm256_add_epi16(low, four::<BITS, 4>(w, x))));
             }
             if FROM == 0 {
-                acc = add_four::<BITS, 0>(acc, w, x);
+                acc = add_four::<BITS, 0>(acc, w, x, _mm256_set1_epi16(1));
             }
             if TO == 8 {
-                acc = add_four::<BITS, 4>(acc, w, x);
+                acc = add_four::<BITS, 4>(acc, w, x, _mm256_set1_epi16(1));
             }
         }
         acc
@@ -252,6 +310,13 @@ fn first_lanes(n: usize) -> __m256i {
         let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
         _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), lane)
     }
+}
+
+/// Scales in the low halves of the lanes, copied to the high halves.
+#[inline(always)]
+unsafe fn twice(scales: __m256i) -> __m256i {
+    // SAFETY: the caller guarantees the instruction set.
+    unsafe { _mm256_or_si256(scales, _mm256_slli_epi32::<16>(scales)) }
 }
 
 /// Adds neighbouring 16-bit sums.
@@ -288,18 +353,24 @@ unsafe fn four<const BITS: u32, const G: usize>(w: &[__m256i; 8], x: *const i8) 
     }
 }
 
-/// Adds the products of groups `G` to `G + 3`, widened as often as codes of `BITS` bits need: pair sums with
-/// activations of at most 127 fit 16 bits eight times for 4 bits, four times for 5, twice for 6, once for 8.
+/// Adds the products of groups `G` to `G + 3`, scaled and widened as often as codes of `BITS` bits need: pair sums with
+/// activations of at most 127 fit 16 bits eight times for 4 bits, four times for 5, twice for 6, once for 8, which
+/// knows no scale but one.
 #[inline(always)]
-unsafe fn add_four<const BITS: u32, const G: usize>(acc: __m256i, w: &[__m256i; 8], x: *const i8) -> __m256i {
+unsafe fn add_four<const BITS: u32, const G: usize>(
+    acc: __m256i,
+    w: &[__m256i; 8],
+    x: *const i8,
+    scale: __m256i,
+) -> __m256i {
     // SAFETY: as `product`.
     unsafe {
         if BITS <= 5 {
-            _mm256_add_epi32(acc, widen(four::<BITS, G>(w, x)))
+            _mm256_add_epi32(acc, _mm256_madd_epi16(four::<BITS, G>(w, x), scale))
         } else if BITS == 6 {
             let second = if G == 0 { two::<BITS, 2>(w, x) } else { two::<BITS, 6>(w, x) };
-            let acc = _mm256_add_epi32(acc, widen(two::<BITS, G>(w, x)));
-            _mm256_add_epi32(acc, widen(second))
+            let acc = _mm256_add_epi32(acc, _mm256_madd_epi16(two::<BITS, G>(w, x), scale));
+            _mm256_add_epi32(acc, _mm256_madd_epi16(second, scale))
         } else {
             let low = _mm256_add_epi32(one::<BITS>(w, x, G), one::<BITS>(w, x, G + 1));
             let high = _mm256_add_epi32(one::<BITS>(w, x, G + 2), one::<BITS>(w, x, G + 3));

@@ -207,6 +207,49 @@ impl Simd for Avx512 {
         unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, _mm512_set1_ps(bound)), y) }
     }
     #[inline(always)]
+    unsafe fn scales_u8(p: *const u8) -> Self::I {
+        // SAFETY: the caller guarantees the bytes and the instruction set.
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn scales_of_pairs(pairs: Self::I) -> [Self::I; 2] {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { [_mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(pairs)), _mm512_srai_epi32::<16>(pairs)] }
+    }
+    #[inline(always)]
+    unsafe fn dot_scaled<const BITS: u32, const FROM: usize, const TO: usize>(
+        acc: Self::I,
+        w: &[Self::B; 8],
+        x: *const i8,
+        scale: Self::I,
+    ) -> Self::I {
+        // SAFETY: the caller guarantees 4 * TO activations and the instruction set.
+        unsafe {
+            let dot = Self::dot_codes::<BITS, FROM, TO>(Self::i_zero(), w, x);
+            _mm512_add_epi32(acc, _mm512_mullo_epi32(dot, scale))
+        }
+    }
+    #[inline(always)]
+    unsafe fn pairs_u8(p: *const u8) -> Self::I {
+        // SAFETY: the caller guarantees the bytes and the instruction set.
+        unsafe { _mm512_cvtepu8_epi16(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn pairs_i8(p: *const i8) -> Self::I {
+        // SAFETY: the caller guarantees the bytes and the instruction set.
+        unsafe { _mm512_cvtepi8_epi16(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn pairs_shl<const SHIFT: i32>(pairs: Self::I) -> Self::I {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_sll_epi16(pairs, _mm_cvtsi32_si128(SHIFT)) }
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(acc: Self::I, pairs: Self::I, x: *const i16) -> Self::I {
+        // SAFETY: the caller guarantees two values and the instruction set.
+        unsafe { _mm512_dpwssd_epi32(acc, pairs, _mm512_set1_epi32(x.cast::<i32>().read_unaligned())) }
+    }
+    #[inline(always)]
     unsafe fn dot_codes<const BITS: u32, const FROM: usize, const TO: usize>(
         mut acc: Self::I,
         w: &[Self::B; 8],

@@ -103,6 +103,26 @@ pub(crate) trait Simd: Copy + 'static {
         x: *const i8,
     ) -> Self::I;
 
+    /// `LANES` unsigned bytes as scales for [`dot_scaled`](Self::dot_scaled).
+    unsafe fn scales_u8(p: *const u8) -> Self::I;
+    /// The scales of [`dot_scaled`](Self::dot_scaled) in the first and in the second of each pair.
+    unsafe fn scales_of_pairs(pairs: Self::I) -> [Self::I; 2];
+    /// `acc + scale * dot`, the dot product as of [`dot_codes`](Self::dot_codes), codes of at most six bits.
+    unsafe fn dot_scaled<const BITS: u32, const FROM: usize, const TO: usize>(
+        acc: Self::I,
+        w: &[Self::B; 8],
+        x: *const i8,
+        scale: Self::I,
+    ) -> Self::I;
+    /// `2 * LANES` unsigned bytes, as a pair of 16-bit integers in every lane.
+    unsafe fn pairs_u8(p: *const u8) -> Self::I;
+    /// `2 * LANES` signed bytes, as a pair of 16-bit integers in every lane.
+    unsafe fn pairs_i8(p: *const i8) -> Self::I;
+    /// Both of every pair, shifted left.
+    unsafe fn pairs_shl<const SHIFT: i32>(pairs: Self::I) -> Self::I;
+    /// `acc + pair.0 * x[0] + pair.1 * x[1]`.
+    unsafe fn dot_pairs(acc: Self::I, pairs: Self::I, x: *const i16) -> Self::I;
+
     /// Brings the cache line at `p` closer; `p` need not be valid.
     unsafe fn prefetch(p: *const u8);
 

@@ -188,6 +188,52 @@ impl Simd for Portable {
         b.map(|x| table[usize::from(x & 15)])
     }
     #[inline(always)]
+    unsafe fn scales_u8(p: *const u8) -> Self::I {
+        // SAFETY: N readable bytes by contract.
+        unsafe { p.cast::<[u8; N]>().read_unaligned().map(i32::from) }
+    }
+    #[inline(always)]
+    unsafe fn scales_of_pairs(pairs: Self::I) -> [Self::I; 2] {
+        [pairs.map(|pair| halves(pair)[0]), pairs.map(|pair| halves(pair)[1])]
+    }
+    #[inline(always)]
+    unsafe fn dot_scaled<const BITS: u32, const FROM: usize, const TO: usize>(
+        acc: Self::I,
+        w: &[Self::B; 8],
+        x: *const i8,
+        scale: Self::I,
+    ) -> Self::I {
+        // SAFETY: the same contract.
+        let dot = unsafe { Self::dot_codes::<BITS, FROM, TO>([0; N], w, x) };
+        std::array::from_fn(|i| acc[i] + scale[i] * dot[i])
+    }
+    #[inline(always)]
+    unsafe fn pairs_u8(p: *const u8) -> Self::I {
+        // SAFETY: 2N readable bytes by contract.
+        unsafe { p.cast::<[[u8; 2]; N]>().read_unaligned().map(|[a, b]| pair(i32::from(a), i32::from(b))) }
+    }
+    #[inline(always)]
+    unsafe fn pairs_i8(p: *const i8) -> Self::I {
+        // SAFETY: 2N readable bytes by contract.
+        unsafe { p.cast::<[[i8; 2]; N]>().read_unaligned().map(|[a, b]| pair(i32::from(a), i32::from(b))) }
+    }
+    #[inline(always)]
+    unsafe fn pairs_shl<const SHIFT: i32>(pairs: Self::I) -> Self::I {
+        pairs.map(|both| {
+            let [a, b] = halves(both);
+            pair(a << SHIFT, b << SHIFT)
+        })
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(acc: Self::I, pairs: Self::I, x: *const i16) -> Self::I {
+        // SAFETY: two readable values by contract.
+        let x = unsafe { x.cast::<[i16; 2]>().read_unaligned() }.map(i32::from);
+        std::array::from_fn(|i| {
+            let [a, b] = halves(pairs[i]);
+            acc[i] + a * x[0] + b * x[1]
+        })
+    }
+    #[inline(always)]
     unsafe fn dot_codes<const BITS: u32, const FROM: usize, const TO: usize>(
         mut acc: Self::I,
         w: &[Self::B; 8],
@@ -210,4 +256,16 @@ impl Simd for Portable {
     unsafe fn zero_where_below(y: Self::F, x: Self::F, bound: f32) -> Self::F {
         zip(y, x, |y, x| if x >= bound { y } else { 0.0 })
     }
+}
+
+/// Two 16-bit integers in one lane.
+#[inline(always)]
+fn pair(a: i32, b: i32) -> i32 {
+    (a & 0xffff) | (b << 16)
+}
+
+/// The integers of a [`pair`].
+#[inline(always)]
+fn halves(pair: i32) -> [i32; 2] {
+    [i32::from(pair as i16), pair >> 16]
 }
