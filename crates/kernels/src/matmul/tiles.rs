@@ -47,7 +47,7 @@ struct Buffers {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn run<F: SuperFormat>(work: &Work<'_>, panels: Range<usize>) {
     let supers = work.matrix.cols() / 256;
-    let mut sums = [const { [const { MaybeUninit::<[f32; SIDE]>::uninit() }; ROWS] }; MAX_PANELS];
+    let mut sums: [Sums; MAX_PANELS] = [const { [const { MaybeUninit::uninit() }; ROWS] }; MAX_PANELS];
     let mut buffers = Buffers { weights: [[[0; 1024]; STEPS]; 2], sums: [[[[0; SIDE]; SIDE]; 4]; 2] };
     let panels = panels.start..panels.end.min(panels.start + MAX_PANELS);
     for first in (0..work.count).step_by(ROWS) {

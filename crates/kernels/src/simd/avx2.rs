@@ -57,16 +57,6 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn load_u8(p: *const u8) -> Self::F {
-        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
-        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()))) }
-    }
-    #[inline(always)]
-    unsafe fn load_i8(p: *const i8) -> Self::F {
-        // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
-        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }
-    }
-    #[inline(always)]
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
         // SAFETY: the caller guarantees the instruction set.
         unsafe { _mm256_add_ps(a, b) }

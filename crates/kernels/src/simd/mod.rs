@@ -45,10 +45,6 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn store_f16(p: *mut u16, v: Self::F);
     /// Loads bfloat16 values.
     unsafe fn load_bf16(p: *const u16) -> Self::F;
-    /// Loads unsigned bytes as f32.
-    unsafe fn load_u8(p: *const u8) -> Self::F;
-    /// Loads signed bytes as f32.
-    unsafe fn load_i8(p: *const i8) -> Self::F;
 
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;

@@ -74,16 +74,6 @@ impl Simd for Portable {
         unsafe { p.cast::<[u16; N]>().read_unaligned() }.map(|b| bf16::from_bits(b).to_f32())
     }
     #[inline(always)]
-    unsafe fn load_u8(p: *const u8) -> Self::F {
-        // SAFETY: N readable elements by contract.
-        unsafe { p.cast::<[u8; N]>().read_unaligned() }.map(f32::from)
-    }
-    #[inline(always)]
-    unsafe fn load_i8(p: *const i8) -> Self::F {
-        // SAFETY: N readable elements by contract.
-        unsafe { p.cast::<[i8; N]>().read_unaligned() }.map(f32::from)
-    }
-    #[inline(always)]
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
         zip(a, b, |a, b| a + b)
     }
