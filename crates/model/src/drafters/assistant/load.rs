@@ -115,7 +115,7 @@ pub(super) fn load(source: &Source, parts: &TargetParts, options: &DraftOptions)
     let description = describe(source, Some(&parts.facts()), options)?;
     let mut plan = plan(source)?;
     let shared = plan.fit(&parts.config, options)?;
-    let weights = load_weights(source, &plan, options, &Repack(&parts.team))?;
+    let weights = load_weights(source, &plan, options, &Repack { team: &parts.team, source })?;
     let (target, options) = (parts.clone(), options.assistant);
     Ok(Assistant { description, target, options, config: plan.config, weights, shared })
 }

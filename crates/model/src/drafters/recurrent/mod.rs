@@ -92,7 +92,7 @@ pub(super) fn load(
     options: &DraftOptions,
 ) -> Result<Arc<dyn Network>> {
     let description = describe(source, &design, Some(&parts.facts()), options)?;
-    let weights = weights::load(source, &design, options, &Repack(&parts.team))?;
+    let weights = weights::load(source, &design, options, &Repack { team: &parts.team, source })?;
     Ok(Arc::new(Recurrent { description, design, weights, target: parts.clone() }))
 }
 
