@@ -545,4 +545,6 @@ impl<T: Target> fmt::Debug for Session<T> {
 #[cfg(test)]
 mod laws;
 #[cfg(test)]
+mod never_slower;
+#[cfg(test)]
 mod tests;
