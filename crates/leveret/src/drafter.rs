@@ -1,26 +1,68 @@
 //! What `--drafter` can name, and how it becomes a drafter.
 //!
 //! A name is read once ([`DrafterSpec`]), what it needs is loaded once for a model
-//! ([`DrafterSpec::load`]), and every text being written gets a drafter of its own
-//! ([`DrafterSource::build`]).
+//! ([`DrafterArgs::load`], [`DrafterSpec::load`]), and every text being written gets a drafter of its
+//! own ([`DrafterSource::build`]).
 
 use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
+use leveret_model::Source;
+use leveret_model::tokenizer::Tokenizer;
 use leveret_spec::Drafter;
-use leveret_spec::drafters::SuffixDrafter;
+use leveret_spec::drafters::{
+    Composite, PredictionDrafter, RecycleDrafter, Store, StoreDrafter, SuffixDrafter, store,
+};
+use sha2::{Digest, Sha256};
 
 use crate::draft_model::DraftModel;
 use crate::model::Loaded;
+use crate::pull;
 
-/// The option of every command that guesses ahead.
+/// The options of every command that guesses ahead.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DrafterArgs {
-    /// What guesses ahead: none, auto, suffix, or model:NAME for another model (name or path). The text is the same with each; only the speed differs.
+    /// What guesses ahead: none; auto, which is all that is there; or some of suffix (repetitions
+    /// of the text), recycle (what the model thought of before), store (earlier answers),
+    /// prediction:FILE and model:NAME (another model, by name or path), joined by +. The text is
+    /// the same with each; only the speed differs.
     #[arg(long, value_name = "DRAFTER", default_value = "auto")]
     pub(crate) drafter: DrafterSpec,
+    /// Your own guess of the answer, such as the file that is to be edited. A wrong one costs
+    /// nothing but speed.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prediction: Option<PathBuf>,
+    /// Where answers are kept to guess later ones from: off, or a file. By default a file of at
+    /// most 4 MB for each model in $LEVERET_HOME/answers (else ~/.cache/leveret/answers), for your
+    /// eyes alone; the oldest go first, and prompts are not kept. LEVERET_STORE does the same.
+    #[arg(long, value_name = "off|FILE")]
+    pub(crate) store: Option<StorePlace>,
+}
+
+/// Where answers are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StorePlace {
+    /// Nowhere.
+    Off,
+    /// In this file.
+    At(PathBuf),
+}
+
+impl FromStr for StorePlace {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Err("expected off or a file".into()),
+            "off" => Ok(Self::Off),
+            path => Ok(Self::At(path.into())),
+        }
+    }
 }
 
 /// What guesses ahead. Its text form is that of the command line.
@@ -28,26 +70,66 @@ pub(crate) struct DrafterArgs {
 pub(crate) enum DrafterSpec {
     /// Nothing: plain decoding.
     None,
-    /// The best that is there for the model; today the suffix drafter.
+    /// All that need no training and no file of their own.
     Auto,
-    /// Repetitions of earlier text.
+    /// Repetitions of the text.
     Suffix,
+    /// What the target thought could follow, the last time.
+    Recycle,
+    /// Earlier answers: those of the model's own store, or of this file.
+    Store(Option<PathBuf>),
+    /// A guess of the answer, in this file.
+    Prediction(PathBuf),
     /// Another model, by name or path.
     Model(String),
+    /// Several at once.
+    Several(Vec<DrafterSpec>),
 }
+
+const EXPECTED: &str = "expected none, auto, or some of suffix, recycle, store, store:FILE, \
+                        prediction:FILE and model:NAME, joined by +";
 
 impl FromStr for DrafterSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "none" => Ok(Self::None),
-            "auto" => Ok(Self::Auto),
-            "suffix" => Ok(Self::Suffix),
-            _ => match text.split_once(':') {
-                Some(("model", name)) if !name.is_empty() => Ok(Self::Model(name.to_owned())),
-                _ => Err("expected none, auto, suffix or model:NAME".into()),
-            },
+        let parts: Vec<Self> = split(text).iter().map(|part| Self::single(part)).collect::<Result<_, _>>()?;
+        match &parts[..] {
+            [part] => Ok(part.clone()),
+            parts if parts.contains(&Self::None) => Err("none cannot be joined with others".into()),
+            parts => Ok(Self::Several(parts.to_vec())),
+        }
+    }
+}
+
+/// The parts that are joined by +. What follows a + and is no kind of drafter belongs to the name
+/// before it.
+fn split(text: &str) -> Vec<String> {
+    let mut parts: Vec<String> = Vec::new();
+    for piece in text.split('+') {
+        match parts.last_mut() {
+            Some(last) if last.contains(':') && DrafterSpec::single(piece).is_err() => {
+                last.push('+');
+                last.push_str(piece);
+            }
+            _ => parts.push(piece.to_owned()),
+        }
+    }
+    parts
+}
+
+impl DrafterSpec {
+    fn single(text: &str) -> Result<Self, String> {
+        match (text, text.split_once(':').filter(|(_, name)| !name.is_empty())) {
+            ("none", _) => Ok(Self::None),
+            ("auto", _) => Ok(Self::Auto),
+            ("suffix", _) => Ok(Self::Suffix),
+            ("recycle", _) => Ok(Self::Recycle),
+            ("store", _) => Ok(Self::Store(None)),
+            (_, Some(("store", path))) => Ok(Self::Store(Some(path.into()))),
+            (_, Some(("prediction", path))) => Ok(Self::Prediction(path.into())),
+            (_, Some(("model", name))) => Ok(Self::Model(name.to_owned())),
+            _ => Err(EXPECTED.into()),
         }
     }
 }
@@ -58,30 +140,106 @@ impl fmt::Display for DrafterSpec {
             Self::None => f.write_str("none"),
             Self::Auto => f.write_str("auto"),
             Self::Suffix => f.write_str("suffix"),
+            Self::Recycle => f.write_str("recycle"),
+            Self::Store(None) => f.write_str("store"),
+            Self::Store(Some(path)) => write!(f, "store:{}", path.display()),
+            Self::Prediction(path) => write!(f, "prediction:{}", path.display()),
             Self::Model(name) => write!(f, "model:{name}"),
+            Self::Several(parts) => {
+                for (i, part) in parts.iter().enumerate() {
+                    write!(f, "{}{part}", if i > 0 { "+" } else { "" })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl DrafterArgs {
+    /// Loads what the drafters of a command share: what [`DrafterSpec::load`] does, the prediction,
+    /// and, where `auto` or `store` asks for it, the store of the model of `source`.
+    ///
+    /// # Errors
+    /// Files that are missing or do not fit the target.
+    pub(crate) fn load(&self, target: &Loaded, source: &Source) -> Result<DrafterSource> {
+        let mut drafters = self.drafter.load(target)?;
+        if self.drafter == DrafterSpec::None {
+            return Ok(drafters);
+        }
+        if let Some(path) = &self.prediction {
+            drafters.add(&DrafterSpec::Prediction(path.clone()), target)?;
+        }
+        if self.drafter.wants_own_store()
+            && let Some(path) = self.store_path(source)
+        {
+            drafters.open_store(&path, &target.words.tokenizer);
+        }
+        Ok(drafters)
+    }
+
+    /// The file of the model's store; `None` for no store.
+    fn store_path(&self, source: &Source) -> Option<PathBuf> {
+        let set = || std::env::var("LEVERET_STORE").ok()?.parse().ok();
+        match self.store.clone().or_else(set) {
+            Some(StorePlace::Off) => None,
+            Some(StorePlace::At(path)) => Some(path),
+            None => {
+                let name = source.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                let file = format!("{name}-{:016x}", file_key(source));
+                Some(pull::home().ok()?.join("answers").join(file))
+            }
         }
     }
 }
 
 impl DrafterSpec {
-    /// Loads what drafters of this kind share for a target: weights, files, earlier texts.
+    /// Loads what drafters of this kind share for a target: weights, files, earlier texts. Nothing
+    /// is carried over from one run to the next but through a file that it names.
     ///
     /// # Errors
     /// Files that are missing or do not fit the target.
     pub(crate) fn load(&self, target: &Loaded) -> Result<DrafterSource> {
-        Ok(DrafterSource(match self {
-            Self::None => None,
-            Self::Auto | Self::Suffix => Some(Box::new(|| Ok(Box::new(SuffixDrafter::default())))),
-            Self::Model(name) => {
-                let model = DraftModel::load(name, target)?;
-                Some(Box::new(move || model.drafter()))
-            }
-        }))
+        let mut drafters = DrafterSource::default();
+        drafters.add(self, target)?;
+        Ok(drafters)
+    }
+
+    fn wants_own_store(&self) -> bool {
+        match self {
+            Self::Auto | Self::Store(None) => true,
+            Self::Several(parts) => parts.iter().any(Self::wants_own_store),
+            _ => false,
+        }
     }
 }
 
+/// What tells one model from another: its path, and the bytes of its files.
+fn file_key(source: &Source) -> u64 {
+    let path = fs::canonicalize(source.path()).unwrap_or_else(|_| source.path().to_owned());
+    let hash = Sha256::new().chain_update(path.as_os_str().as_encoded_bytes());
+    first_bytes(hash.chain_update(source.file_bytes().to_le_bytes()))
+}
+
+/// What tells one vocabulary from another: its size, and some of its tokens. A file of answers
+/// means something for the vocabulary alone.
+fn vocabulary_key(tokenizer: &Tokenizer) -> u64 {
+    const STEP: usize = 61;
+    let size = tokenizer.vocab_size();
+    let hash = Sha256::new().chain_update(size.to_le_bytes());
+    let tokens = (0..size as u32).step_by(STEP).filter_map(|id| tokenizer.token_bytes(id));
+    first_bytes(tokens.fold(hash, |hash, bytes| hash.chain_update(bytes).chain_update([0xff])))
+}
+
+fn first_bytes(hash: Sha256) -> u64 {
+    hash.finalize().iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte))
+}
+
 /// Makes drafters of one kind for one target, one for each text.
-pub(crate) struct DrafterSource(Option<Make>);
+#[derive(Default)]
+pub(crate) struct DrafterSource {
+    makes: Vec<Make>,
+    store: Option<(Arc<Store>, PathBuf)>,
+}
 
 type Make = Box<dyn Fn() -> Result<Box<dyn Drafter>>>;
 
@@ -91,13 +249,75 @@ impl DrafterSource {
     /// # Errors
     /// No memory for what it keeps.
     pub(crate) fn build(&self) -> Result<Option<Box<dyn Drafter>>> {
-        self.0.as_ref().map(|make| make()).transpose()
+        let mut parts = self.makes.iter().map(|make| make()).collect::<Result<Vec<_>>>()?;
+        Ok(match parts.len() {
+            0 | 1 => parts.pop(),
+            _ => Some(Box::new(Composite::new(parts))),
+        })
+    }
+
+    /// Keeps an answer for later ones, where there is a store. What cannot be kept is said and done
+    /// without.
+    pub(crate) fn remember(&self, answer: &[u32]) {
+        let Some((store, path)) = &self.store else { return };
+        if let Some(note) = store.wait() {
+            eprintln!("{note}");
+        }
+        if answer.len() < SHORTEST {
+            return;
+        }
+        if !path.exists() {
+            eprintln!("{}: answers are kept here to guess later ones (not with --store off)", path.display());
+        }
+        store.add(answer);
+        if let Err(error) = store.save() {
+            eprintln!("{}: {error}; this answer is not kept (--store off keeps none)", path.display());
+        }
+    }
+
+    fn add(&mut self, spec: &DrafterSpec, target: &Loaded) -> Result<()> {
+        match spec {
+            // The model's own store is opened by who knows the model's file.
+            DrafterSpec::None | DrafterSpec::Store(None) => {}
+            DrafterSpec::Auto => {
+                self.add(&DrafterSpec::Suffix, target)?;
+                self.add(&DrafterSpec::Recycle, target)?;
+            }
+            DrafterSpec::Suffix => self.makes.push(Box::new(|| Ok(Box::new(SuffixDrafter::default())))),
+            DrafterSpec::Recycle => self.makes.push(Box::new(|| Ok(Box::new(RecycleDrafter::new())))),
+            DrafterSpec::Store(Some(path)) => self.open_store(path, &target.words.tokenizer),
+            DrafterSpec::Prediction(path) => {
+                let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+                let ids = target.words.tokenizer.encode(&text, false)?;
+                self.makes.push(Box::new(move || Ok(Box::new(PredictionDrafter::new(ids.clone())))));
+            }
+            DrafterSpec::Model(name) => {
+                let model = DraftModel::load(name, target)?;
+                self.makes.push(Box::new(move || model.drafter()));
+            }
+            DrafterSpec::Several(parts) => {
+                for part in parts {
+                    self.add(part, target)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn open_store(&mut self, path: &Path, tokenizer: &Tokenizer) {
+        let store = Store::open(path, vocabulary_key(tokenizer), store::DEFAULT_BYTES);
+        let shared = Arc::clone(&store);
+        self.makes.push(Box::new(move || Ok(Box::new(StoreDrafter::new(Arc::clone(&shared))))));
+        self.store = Some((store, path.to_owned()));
     }
 }
 
+/// Answers of fewer tokens are not worth keeping.
+const SHORTEST: usize = 16;
+
 impl fmt::Debug for DrafterSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("DrafterSource").field(&self.0.is_some()).finish()
+        f.debug_struct("DrafterSource").field("parts", &self.makes.len()).field("store", &self.store).finish()
     }
 }
 
@@ -107,9 +327,17 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        for name in ["none", "auto", "suffix", "model:smollm2-135m-instruct", "model:/a/b:c.gguf"] {
+        for name in
+            ["none", "auto", "store", "recycle+store:/a/b:c", "model:/a/b+c.gguf+suffix", "auto+model:m"]
+        {
             assert_eq!(name.parse::<DrafterSpec>().unwrap().to_string(), name);
         }
+        let model = DrafterSpec::Model("b+c.gguf".into());
+        assert_eq!("model:b+c.gguf+auto".parse(), Ok(DrafterSpec::Several(vec![model, DrafterSpec::Auto])));
         assert!("oracle".parse::<DrafterSpec>().unwrap_err().contains("suffix"));
+        assert!("prediction:".parse::<DrafterSpec>().unwrap_err().contains("FILE"));
+        assert!("none+suffix".parse::<DrafterSpec>().unwrap_err().contains("none"));
+        assert_eq!("off".parse(), Ok(StorePlace::Off));
+        assert_eq!("a/off".parse(), Ok(StorePlace::At("a/off".into())));
     }
 }

@@ -50,7 +50,7 @@ fn usage_errors_are_one_line_and_code_2() {
         (&["run", "a", "--logit-bias", "12"], "expected ID=BIAS"),
         (&["run", "a", "--max-tokens", "0"], "at least 1"),
         (&["run", "a", "--threads", "0"], "invalid value '0'"),
-        (&["run", "a", "--drafter", "oracle"], "expected none, auto or suffix"),
+        (&["run", "a", "--drafter", "oracle"], "expected none, auto, or some of suffix"),
         (&["run", "a", "--logprobs", "3"], "--logprobs needs --output json"),
         (&["run", "a", "--quantize", "q9"], "possible values: q8_0, q4_0, q4_k"),
         (&["bench", "law", "m"], "required"),

@@ -81,7 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let prompt = read_prompt(args)?;
     let source = model::open(args.model.as_deref())?;
     let mut loaded = model::load(&source, &args.engine.load_options())?;
-    let drafters = args.drafter.drafter.load(&loaded)?;
+    let drafters = args.drafter.load(&loaded, &source)?;
     let (model, words) = (&mut loaded.model, &loaded.words);
     if words.template.is_none() && !args.raw {
         eprintln!("{}: has no chat template; the prompt is continued as it stands", source.path().display());
@@ -114,6 +114,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let object = report(&session, &source, prompt_ids, stopped)?;
         writeln!(std::io::stdout(), "{object}")?;
     }
+    drafters.remember(session.output());
     eprintln!("{}", summary(&session));
     Ok(if stopped { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }

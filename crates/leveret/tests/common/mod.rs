@@ -10,6 +10,8 @@ pub(crate) fn leveret() -> Command {
     for name in ["HF_TOKEN", "HF_HUB_OFFLINE", "LEVERET_CATALOGUE", "XDG_CACHE_HOME"] {
         command.env_remove(name);
     }
+    // Tests leave no answers behind, and guess from none.
+    command.env("LEVERET_STORE", "off");
     command
 }
 

@@ -23,7 +23,7 @@ pub struct Composite {
     first_root: Option<usize>,
     /// Tokens of the text when `joint` was made.
     asked_at: usize,
-    agreement: Odds<FEATURES>,
+    views: Views,
     /// Scratch: nodes of the union, likeliest first, and where each went in the draft.
     order: Vec<usize>,
     placed: Vec<Option<usize>>,
@@ -48,7 +48,7 @@ struct Joint {
     best: f32,
     origin: u8,
     second: f32,
-    /// What the other children of its parent leave at most.
+    /// The greatest chance of another child of its parent.
     rivals: f32,
     /// Chance from the root on.
     chance: f32,
@@ -56,11 +56,40 @@ struct Joint {
     next_sibling: Option<usize>,
 }
 
-/// Of a node: constant and log-odds where one part proposes it, the same and the second's log-odds
-/// where more do, and the chance that others give to rivals.
-const FEATURES: usize = 6;
+/// What parts' chances are worth where one alone proposes a node, and where several do.
+#[derive(Debug)]
+struct Views {
+    /// Constant, log-odds, whether nothing else is proposed for the place, strength of what is.
+    alone: Odds<4>,
+    /// Constant, log-odds of the surest, strength of the next, and of what else is proposed.
+    agreed: Odds<4>,
+}
+
 /// What mostly holds, from texts of several kinds and models.
-const AGREEMENT: [f32; FEATURES] = [0.0, 0.9, 0.7, 0.5, 0.5, -1.8];
+const ALONE: [f32; 4] = [-0.5, 0.76, 0.8, -0.3];
+const AGREED: [f32; 4] = [-0.4, 0.47, 0.95, -0.18];
+
+/// How far the log-odds of `chance` are above a level at which it hardly counts.
+fn strength(chance: f32, level: f32) -> f32 {
+    if chance > 0.0 { (log_odds(chance) - level).max(0.0) } else { 0.0 }
+}
+
+impl Views {
+    fn chance(&self, node: &Joint) -> f32 {
+        match node.second > 0.0 {
+            true => self.agreed.chance(&node.agreed()),
+            false => self.alone.chance(&node.alone()),
+        }
+    }
+
+    fn learn(&mut self, node: &Joint, came_true: bool) {
+        match node.second > 0.0 {
+            true => self.agreed.learn(&node.agreed(), came_true),
+            false => self.alone.learn(&node.alone(), came_true),
+        }
+    }
+}
+
 /// Share of the newest observation in a part's gain.
 const NEW: f32 = 0.1;
 /// Rounds between two in which a part is asked that seems not worth its time.
@@ -90,7 +119,7 @@ impl Composite {
             joint: Vec::new(),
             first_root: None,
             asked_at: 0,
-            agreement: Odds::new(AGREEMENT),
+            views: Views { alone: Odds::new(ALONE), agreed: Odds::new(AGREED) },
             order: Vec::new(),
             placed: Vec::new(),
         }
@@ -169,7 +198,7 @@ impl Composite {
             let rivals = siblings.filter(|&s| s != i).map(|s| self.joint[s].best).fold(0.0, f32::max);
             self.joint[i].rivals = rivals;
             let above = parent.map_or(1.0, |p| self.joint[p].chance);
-            self.joint[i].chance = above * self.agreement.chance(&self.joint[i].features());
+            self.joint[i].chance = above * self.views.chance(&self.joint[i]);
         }
     }
 
@@ -184,7 +213,7 @@ impl Composite {
         for &token in new {
             let first = self.first_child(node);
             for child in (Siblings { joint: &self.joint, next: first }) {
-                self.agreement.learn(&self.joint[child].features(), self.joint[child].token == token);
+                self.views.learn(&self.joint[child], self.joint[child].token == token);
             }
             node = find(&self.joint, first, token);
             if node.is_none() {
@@ -230,13 +259,13 @@ impl Joint {
         }
     }
 
-    fn features(&self) -> [f32; FEATURES] {
-        let best = log_odds(self.best);
-        if self.second > 0.0 {
-            [0.0, 0.0, 1.0, best, log_odds(self.second), self.rivals]
-        } else {
-            [1.0, best, 0.0, 0.0, 0.0, self.rivals]
-        }
+    fn alone(&self) -> [f32; 4] {
+        let free = if self.rivals > 0.0 { 0.0 } else { 1.0 };
+        [1.0, log_odds(self.best), free, strength(self.rivals, -2.0)]
+    }
+
+    fn agreed(&self) -> [f32; 4] {
+        [1.0, log_odds(self.best), strength(self.second, -1.0), strength(self.rivals, -2.0)]
     }
 }
 

@@ -21,7 +21,7 @@ const KEPT: usize = 8;
 /// Successors that are offered behind a node.
 const OFFERED: usize = 5;
 /// Rejected rows of a pass that are kept too. Looking for the likeliest takes a share of a pass.
-const REJECTED: usize = 4;
+const REJECTED: usize = 2;
 /// Most contexts that are kept; beyond, all are forgotten. 64 bytes each, and 24 in the index.
 const MOST: usize = 1 << 17;
 
