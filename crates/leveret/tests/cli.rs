@@ -297,6 +297,33 @@ fn inspect_tells_what_a_model_needs() {
 }
 
 #[test]
+fn inspect_explains_a_drafter() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden");
+    let assistant = golden.join("gemma4-31b/assistant");
+    let inspect = |target: Option<&str>| {
+        let mut command = leveret();
+        command.arg("inspect").arg(&assistant).arg("--json");
+        target.into_iter().for_each(|target| drop(command.arg("--target").arg(golden.join(target))));
+        let output = command.output().unwrap();
+        let object: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
+        object["drafter"].clone()
+    };
+    let alone = inspect(None);
+    assert_eq!((&alone["family"], &alone["target"]), (&"gemma4-assistant".into(), &Value::Null));
+    let fitting = inspect(Some("gemma4-31b/gguf/target-bf16.gguf"));
+    assert_eq!(fitting["target"]["fits"], true);
+    assert_eq!(fitting["bytes_per_step"], alone["bytes_per_step"]);
+    assert_eq!(fitting["taps"].as_array().unwrap().len(), 5);
+    let foreign = inspect(Some("llama/target"));
+    assert_eq!(foreign["target"]["fits"], false);
+    assert!(foreign["target"]["why"].as_str().unwrap().contains("sliding window"), "{foreign}");
+
+    let error = fails(leveret().args(["run", "hello", "--model"]).arg(&assistant), 1);
+    assert!(error.contains("holds a drafter") && error.contains("--drafter"), "{error}");
+}
+
+#[test]
 fn bench_speed_writes_its_figures() {
     let dir = tempfile::tempdir().unwrap();
     let (json, svg) = (dir.path().join("speed.json"), dir.path().join("speed.svg"));

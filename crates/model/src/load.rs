@@ -19,7 +19,7 @@ use crate::formats::{Folder, Gguf, TensorView};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{self, Precision, Repack};
-use crate::{Error, Result, arch};
+use crate::{Error, Result, arch, drafters};
 use leveret_kernels::attention::KvType;
 use leveret_kernels::{ElementType, Team};
 use std::collections::BTreeSet;
@@ -167,6 +167,16 @@ impl Source {
     /// # Errors
     /// An architecture that is not supported, missing keys, or sizes out of range.
     pub fn config(&self) -> Result<Config> {
+        self.describe().map_err(|error| match drafters::recognise(self) {
+            Some(family) => Error::unsupported(
+                &self.path,
+                format!("holds a drafter ({family}) and no model that runs by itself: name its target's files and give this one with --drafter"),
+            ),
+            None => error,
+        })
+    }
+
+    fn describe(&self) -> Result<Config> {
         let folder = match &self.files {
             Files::Gguf(gguf) => return arch::from_gguf(gguf),
             Files::Folder(folder) => folder,

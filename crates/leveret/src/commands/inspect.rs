@@ -1,4 +1,4 @@
-//! `leveret inspect`: what a model is, and what it will take to run it.
+//! `leveret inspect`: what a model is, and what it will take to run it; or what a drafter is.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -7,12 +7,14 @@ use std::process::ExitCode;
 use anyhow::Result;
 use indicatif::{HumanBytes, HumanCount};
 use leveret_model::config::{KvSource, LayerConfig};
+use leveret_model::drafters;
 use leveret_model::{Files, Source};
 use serde_json::json;
 
+use super::inspect_drafter::Drafter;
 use crate::model::{self, CONTEXT, EngineArgs, meta_text};
 
-/// Show what a model is, and the memory it needs.
+/// Show what a model is, and the memory it needs; or what a drafter is, and whether it fits.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Name, hf:OWNER/REPO[/FILE] or path.
@@ -23,6 +25,9 @@ pub(crate) struct Args {
     /// Show every tensor as well.
     #[arg(long)]
     tensors: bool,
+    /// For a drafter: the model that it is to guess for.
+    #[arg(long, value_name = "MODEL")]
+    target: Option<String>,
     #[command(flatten)]
     engine: EngineArgs,
 }
@@ -37,9 +42,18 @@ struct Tensor {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let source = model::open(Some(&args.model))?;
-    let config = source.config()?;
     let options = args.engine.load_options();
-    let need = source.footprint(&options)?;
+    let drafter = match drafters::recognise(&source) {
+        Some(_) => Some(Drafter::open(&source, args.target.as_deref(), &options)?),
+        None => None,
+    };
+    let need = match (source.footprint(&options), &drafter) {
+        (Err(_), Some(drafter)) if drafter.stands_alone(&source) => {
+            return show_drafter(args, &source, drafter);
+        }
+        (need, _) => need?,
+    };
+    let config = source.config()?;
     let context = args.engine.context.unwrap_or(CONTEXT).min(config.max_context);
     let tensors = tensors(&source);
     let mut types: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
@@ -76,6 +90,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             "cache_bytes": cache,
             "memory_bytes": total,
         });
+        if let Some(drafter) = &drafter {
+            object["drafter"] = drafter.json();
+        }
         if args.tensors {
             let list = |t: &Tensor| json!({"name": t.name, "shape": t.shape, "type": t.ty, "bytes": t.bytes});
             object["tensors"] = tensors.iter().map(list).collect();
@@ -103,13 +120,40 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     line("read per token", HumanBytes(need.bytes_per_token).to_string())?;
     line("memory needed", format!("{} at {context} tokens of context", HumanBytes(total)))?;
     line("", format!("{} weights, {} keys and values", HumanBytes(need.weight_bytes), HumanBytes(cache)))?;
+    if let Some(drafter) = &drafter {
+        drafter.table(&mut out)?;
+    }
     if args.tensors {
-        for tensor in &tensors {
-            let shape: Vec<String> = tensor.shape.iter().map(usize::to_string).collect();
-            writeln!(out, "{:<48}{:<8}{}", tensor.name, tensor.ty, shape.join(" x "))?;
-        }
+        show_tensors(&mut out, &tensors)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What files that hold nothing but a drafter are.
+fn show_drafter(args: &Args, source: &Source, drafter: &Drafter) -> Result<ExitCode> {
+    let (path, tensors) = (source.path().display().to_string(), tensors(source));
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let mut object = json!({"path": path, "name": name(source), "file_bytes": source.file_bytes()});
+        object["drafter"] = drafter.json();
+        writeln!(out, "{}", serde_json::to_string_pretty(&object)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    writeln!(out, "{:<18}{} ({path})", "model", name(source))?;
+    drafter.table(&mut out)?;
+    writeln!(out, "{:<18}{}", "file", HumanBytes(source.file_bytes()))?;
+    if args.tensors {
+        show_tensors(&mut out, &tensors)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_tensors(out: &mut impl Write, tensors: &[Tensor]) -> Result<()> {
+    for tensor in tensors {
+        let shape: Vec<String> = tensor.shape.iter().map(usize::to_string).collect();
+        writeln!(out, "{:<48}{:<8}{}", tensor.name, tensor.ty, shape.join(" x "))?;
+    }
+    Ok(())
 }
 
 /// What the model calls itself, or its file.

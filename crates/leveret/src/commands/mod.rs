@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod golden;
 pub(crate) mod inspect;
+mod inspect_drafter;
 pub(crate) mod list;
 pub(crate) mod pull;
 pub(crate) mod run;
