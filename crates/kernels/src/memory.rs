@@ -1,8 +1,10 @@
 //! Large zeroed buffers straight from the operating system, on huge pages where it grants them.
 
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, LazyLock, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A buffer of zeroed bytes that starts on a cache line. Pages count as memory only once they are written.
 #[derive(Debug)]
@@ -11,6 +13,7 @@ pub(crate) struct Pages {
     /// Where in the mapping the buffer begins.
     offset: usize,
     len: usize,
+    huge: Huge,
 }
 
 /// Address space of ours, given back when the last owner goes.
@@ -26,8 +29,9 @@ struct Mapping {
 pub(crate) enum Huge {
     /// As it is written.
     AtOnce,
-    /// In the background, once no other buffer has come for a while: somebody waits for the load.
-    Later,
+    /// As it is written, as long as the system is quick about it; what is left in the background, once no other
+    /// buffer has come for a while: somebody waits for the load.
+    IfQuick,
 }
 
 // SAFETY: the buffer is owned, like a Vec<u8>.
@@ -43,6 +47,12 @@ const MARGIN: usize = 64;
 /// Buffers smaller than a huge page share mappings of this size.
 const POOL: usize = 8 * HUGE;
 
+/// What the system may take for a huge page to be quick: clearing it takes a third of this.
+const QUICK: Duration = Duration::from_millis(1);
+
+/// Huge pages that it was slow about; after a few nobody asks any more.
+static SLOW: AtomicUsize = AtomicUsize::new(0);
+
 /// The mapping that small buffers are cut from, with the bytes of it in use; one for each way of paging.
 static POOLS: [Mutex<(Weak<Mapping>, usize)>; 2] = [const { Mutex::new((Weak::new(), 0)) }; 2];
 
@@ -51,7 +61,7 @@ impl Pages {
     pub(crate) fn zeroed(len: usize) -> Option<Self> {
         let mapping = Mapping::new(len.checked_add(MARGIN)?)?;
         mapping.advise_huge();
-        Some(Self { mapping: Arc::new(mapping), offset: 0, len })
+        Some(Self { mapping: Arc::new(mapping), offset: 0, len, huge: Huge::AtOnce })
     }
 
     /// `len` zeroed bytes for weights, which stay long and are many: small ones lie side by side in shared mappings.
@@ -59,10 +69,10 @@ impl Pages {
     pub(crate) fn for_weights(len: usize, huge: Huge) -> Option<Self> {
         let bytes = len.checked_add(MARGIN)?.checked_next_multiple_of(64)?;
         if bytes >= HUGE {
-            return Some(Self { mapping: Mapping::paged(bytes, huge)?, offset: 0, len });
+            return Some(Self { mapping: Mapping::paged(bytes, huge)?, offset: 0, len, huge });
         }
         let Ok(mut pool) = POOLS[huge as usize].lock() else {
-            return Some(Self { mapping: Mapping::paged(bytes, huge)?, offset: 0, len });
+            return Some(Self { mapping: Mapping::paged(bytes, huge)?, offset: 0, len, huge });
         };
         let current = pool.0.upgrade().filter(|mapping| pool.1 + bytes <= mapping.bytes);
         let (mapping, offset) = match current {
@@ -70,7 +80,16 @@ impl Pages {
             None => (Mapping::paged(POOL, huge)?, 0),
         };
         *pool = (Arc::downgrade(&mapping), offset + bytes);
-        Some(Self { mapping, offset, len })
+        Some(Self { mapping, offset, len, huge })
+    }
+
+    /// Says that part `range` of a buffer for weights is written next.
+    pub(crate) fn prepare(&mut self, range: Range<usize>) {
+        // Small buffers share a mapping that was prepared as a whole.
+        if self.huge == Huge::IfQuick && self.mapping.bytes != POOL && !self.mapping.grant(range) {
+            self.huge = Huge::AtOnce;
+            settle(&self.mapping);
+        }
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -125,7 +144,8 @@ impl Mapping {
         let mapping = Arc::new(Self::new(bytes)?);
         match huge {
             Huge::AtOnce => mapping.advise_huge(),
-            Huge::Later => settle(&mapping),
+            Huge::IfQuick if bytes == POOL && !mapping.grant(0..bytes) => settle(&mapping),
+            Huge::IfQuick => {}
         }
         Some(mapping)
     }
@@ -137,6 +157,34 @@ impl Mapping {
             // SAFETY: advice on a mapping of ours.
             unsafe { libc::madvise(self.start.cast(), self.bytes, libc::MADV_HUGEPAGE) };
         }
+    }
+
+    /// Gets huge pages for a range that nobody has written yet, or says that the system is slow about them.
+    fn grant(&self, range: Range<usize>) -> bool {
+        const PATIENCE: usize = 3;
+        let first = range.start.next_multiple_of(HUGE);
+        // A page that only begins here is granted here.
+        let end = range.end.next_multiple_of(HUGE).min(self.bytes);
+        if first.saturating_add(HUGE) > end {
+            return true;
+        }
+        if SLOW.load(Relaxed) >= PATIENCE {
+            return false;
+        }
+        #[cfg(target_os = "linux")]
+        // SAFETY: advice on a range of a mapping of ours, and a zero written over a zero that nobody else has.
+        unsafe {
+            let start = self.start.add(first);
+            libc::madvise(start.cast(), end - first, libc::MADV_HUGEPAGE);
+            let began = Instant::now();
+            start.write_volatile(0);
+            if began.elapsed() > QUICK {
+                SLOW.fetch_add(1, Relaxed);
+                libc::madvise(start.cast(), end - first, libc::MADV_NOHUGEPAGE);
+                return false;
+            }
+        }
+        true
     }
 
     /// Moves the whole huge pages of the mapping onto such, one at a time.

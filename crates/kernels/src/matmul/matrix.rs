@@ -120,7 +120,7 @@ impl Matrix {
         let panel_bytes = layout.panel_bytes(cols);
         let panels = rows.div_ceil(lanes);
         let size = panels.checked_mul(panel_bytes).ok_or(MatrixError::Memory { bytes: usize::MAX })?;
-        let huge = if packing.small { Huge::AtOnce } else { Huge::Later };
+        let huge = if packing.small { Huge::AtOnce } else { Huge::IfQuick };
         let mut data = Pages::for_weights(size, huge).ok_or(MatrixError::Memory { bytes: size })?;
         let packed = Shared::new(data.bytes_mut());
         let pack_panel = |panel: usize| {
@@ -135,6 +135,7 @@ impl Matrix {
         let per_band = (BAND / panel_bytes.max(1)).max(1);
         for band in (0..panels).step_by(per_band) {
             let band = band..(band + per_band).min(panels);
+            data.prepare(band.start * panel_bytes..band.end * panel_bytes);
             team.run(band.len().div_ceil(per_block), |block| {
                 let first = band.start + block * per_block;
                 (first..(first + per_block).min(band.end)).for_each(pack_panel);
