@@ -54,16 +54,19 @@ fn set_growth(config: &mut Config, beta: f32, period: usize) {
 
 /// Describes the model of a `params.json`: its keys translated, its tensor names, its row order.
 pub(crate) fn from_params(path: &Path, params: &Value) -> Result<Config> {
-    for key in ["moe", "quantization"] {
+    for (key, what) in [("moe", "dense models"), ("q_lora_rank", "ordinary attention")] {
         if params.get(key).is_some_and(|v| !v.is_null()) {
-            return Err(Error::unsupported(
-                path,
-                format!("`{key}` in params.json; supported: dense models with float weights"),
-            ));
+            return Err(Error::unsupported(path, format!("`{key}` in params.json; supported: {what}")));
         }
     }
+    if let Some(format) = params.get("quantization").and_then(|q| q.get("qformat_weight"))
+        && format != "fp8_e4m3"
+    {
+        let what = format!("weights in {format}; supported: fp8_e4m3 and unquantised ones");
+        return Err(Error::unsupported(path, what));
+    }
     let mut translated = Map::new();
-    const KEYS: [(&str, &str); 11] = [
+    const KEYS: [(&str, &str); 10] = [
         ("dim", "hidden_size"),
         ("n_layers", "num_hidden_layers"),
         ("n_heads", "num_attention_heads"),
@@ -74,7 +77,6 @@ pub(crate) fn from_params(path: &Path, params: &Value) -> Result<Config> {
         ("vocab_size", "vocab_size"),
         ("rope_theta", "rope_theta"),
         ("tied_embeddings", "tie_word_embeddings"),
-        ("sliding_window", "sliding_window"),
     ];
     for (theirs, ours) in KEYS {
         if let Some(value) = params.get(theirs) {
@@ -88,7 +90,7 @@ pub(crate) fn from_params(path: &Path, params: &Value) -> Result<Config> {
         let field = |key: &str| yarn.get(key).cloned().unwrap_or(Value::Null);
         let applied = yarn.get("apply_scale").and_then(Value::as_bool).unwrap_or(true);
         let magnitude = if applied { Value::Null } else { json!(1.0) };
-        let mut scaling = json!({
+        let scaling = json!({
             "rope_type": "yarn",
             "factor": field("factor"),
             "original_max_position_embeddings": field("original_max_position_embeddings"),
@@ -96,15 +98,45 @@ pub(crate) fn from_params(path: &Path, params: &Value) -> Result<Config> {
             "beta_slow": field("alpha"),
             "attention_factor": magnitude,
         });
-        if let Some(beta) = params.get("llama_4_scaling").and_then(|s| s.get("beta")) {
-            scaling["llama_4_scaling_beta"] = beta.clone();
-        }
         translated.insert("rope_scaling".into(), scaling);
     }
     let root = Value::Object(translated);
     let mut config = from_hf(&HfConfig::new(path, &root)?)?;
     config.names = TensorNames::MISTRAL;
     config.rotations.iter_mut().for_each(|rotation| rotation.interleaved = true);
+    let windows = windows(path, params)?;
+    for (layer, window) in config.layers.iter_mut().zip(windows.iter().cycle()) {
+        layer.attention.window = *window;
+    }
+    if let Some(growth) = params.get("llama_4_scaling").filter(|v| !v.is_null()) {
+        let places = [
+            growth.get("original_max_position_embeddings"),
+            params.pointer("/yarn/original_max_position_embeddings"),
+        ];
+        let period =
+            places.into_iter().flatten().find_map(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+        let Some((beta, period)) = growth.get("beta").and_then(Value::as_f64).zip(period) else {
+            let what =
+                "`llama_4_scaling` in params.json, expected `beta` and `original_max_position_embeddings`";
+            return Err(Error::format(path, what));
+        };
+        set_growth(&mut config, beta as f32, period);
+    }
     config.check(path)?;
     Ok(config)
+}
+
+/// `sliding_window`: one for all layers, or a list that is repeated over them.
+fn windows(path: &Path, params: &Value) -> Result<Vec<Option<usize>>> {
+    let window = |value: &Value| match value {
+        Value::Null => Ok(None),
+        value => value.as_u64().and_then(|n| usize::try_from(n).ok()).map(Some).ok_or_else(|| {
+            Error::format(path, "`sliding_window` in params.json, expected whole numbers or null")
+        }),
+    };
+    match params.get("sliding_window") {
+        None => Ok(vec![None]),
+        Some(Value::Array(list)) if !list.is_empty() => list.iter().map(window).collect(),
+        Some(value) => Ok(vec![window(value)?]),
+    }
 }

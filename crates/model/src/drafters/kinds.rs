@@ -2,6 +2,7 @@
 //! of all of them.
 
 use super::assistant::{self, AssistantOptions};
+use super::recurrent;
 use super::{Description, Network, TargetFacts, TargetParts};
 use crate::load::{Files, Source};
 use crate::weights::Precision;
@@ -36,7 +37,12 @@ pub(crate) struct Kind {
 }
 
 /// All kinds; the first that recognises the files counts.
-const KINDS: [Kind; 2] = [assistant::KIND, super::recurrent::eagle3::EAGLE3];
+const KINDS: [Kind; 4] = [
+    assistant::KIND,
+    recurrent::eagle3::EAGLE3,
+    recurrent::eagle1::EAGLE1,
+    recurrent::mistral::MISTRAL_EAGLE,
+];
 
 /// Whether `source` holds a drafter, and of which family. A target that has one in its own file
 /// counts as well.

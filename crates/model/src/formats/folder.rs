@@ -32,7 +32,8 @@ impl Folder {
     /// Opens the folder `dir`: it needs `config.json` or `params.json`, and safetensors weights.
     ///
     /// Weights are `model.safetensors` or the shards that `model.safetensors.index.json` names;
-    /// without these, or without `config.json`, the same under the name `consolidated`.
+    /// without these, or without `config.json`, the same under the name `consolidated`; at last
+    /// `pytorch_model.bin`, in one file or in shards.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         let config = read_object(&dir.join("config.json"))?;
@@ -41,14 +42,17 @@ impl Folder {
             let what = "holds no config.json (nor params.json); expected a model folder";
             return Err(Error::format(dir, what));
         }
-        let bases = match config {
-            Some(_) => ["model", "consolidated"],
-            None => ["consolidated", "model"],
-        };
-        let files = match weights(dir, bases[0])? {
-            Some(files) => files,
-            None => weights(dir, bases[1])?.ok_or_else(|| no_weights(dir))?,
-        };
+        let mut layouts = [MODEL, CONSOLIDATED, PICKLED];
+        if config.is_none() {
+            layouts.swap(0, 1);
+        }
+        let mut files = None;
+        for layout in &layouts {
+            if files.is_none() {
+                files = weights(dir, layout)?;
+            }
+        }
+        let files = files.ok_or_else(|| no_weights(dir))?;
         let mut by_name = BTreeMap::new();
         for (index, file) in files.iter().enumerate() {
             for name in file.names() {
@@ -134,21 +138,44 @@ impl Folder {
     }
 }
 
-/// The weight files called `base`; `None` if there are none.
-fn weights(dir: &Path, base: &str) -> Result<Option<Vec<Safetensors>>> {
-    let index_path = dir.join(format!("{base}.safetensors.index.json"));
+/// How weight files are called and read.
+struct Layout {
+    single: &'static str,
+    index: &'static str,
+    open: fn(&Path) -> Result<Safetensors>,
+}
+
+const MODEL: Layout = Layout {
+    single: "model.safetensors",
+    index: "model.safetensors.index.json",
+    open: |path| Safetensors::open(path),
+};
+const CONSOLIDATED: Layout = Layout {
+    single: "consolidated.safetensors",
+    index: "consolidated.safetensors.index.json",
+    open: |path| Safetensors::open(path),
+};
+const PICKLED: Layout = Layout {
+    single: "pytorch_model.bin",
+    index: "pytorch_model.bin.index.json",
+    open: |path| Safetensors::open_pickled(path),
+};
+
+/// The weight files of a layout; `None` if there are none.
+fn weights(dir: &Path, layout: &Layout) -> Result<Option<Vec<Safetensors>>> {
+    let index_path = dir.join(layout.index);
     if let Some(index) = read_object(&index_path)? {
-        return shards(dir, &index_path, &index).map(Some);
+        return shards(dir, layout, &index_path, &index).map(Some);
     }
-    let single = dir.join(format!("{base}.safetensors"));
+    let single = dir.join(layout.single);
     if !single.is_file() {
         return Ok(None);
     }
-    Ok(Some(vec![Safetensors::open(single)?]))
+    Ok(Some(vec![(layout.open)(&single)?]))
 }
 
 /// Opens the shards that an index names and checks that every tensor is where it says.
-fn shards(dir: &Path, index_path: &Path, index: &Value) -> Result<Vec<Safetensors>> {
+fn shards(dir: &Path, layout: &Layout, index_path: &Path, index: &Value) -> Result<Vec<Safetensors>> {
     let fault = |what: String| Error::format(index_path, what);
     let Some(map) = index.get("weight_map").and_then(Value::as_object) else {
         return Err(fault("has no object `weight_map`".into()));
@@ -168,7 +195,7 @@ fn shards(dir: &Path, index_path: &Path, index: &Value) -> Result<Vec<Safetensor
         };
         names.insert(file);
     }
-    let open = |name: &&str| Safetensors::open(dir.join(name));
+    let open = |name: &&str| (layout.open)(&dir.join(name));
     let files = names.iter().map(open).collect::<Result<Vec<_>>>()?;
     for (tensor, file) in map {
         let holds = |(name, shard): (&&str, &Safetensors)| file == *name && shard.raw(tensor).is_some();
@@ -180,14 +207,9 @@ fn shards(dir: &Path, index_path: &Path, index: &Value) -> Result<Vec<Safetensor
 }
 
 fn no_weights(dir: &Path) -> Error {
-    let found = if dir.join("pytorch_model.bin").is_file() {
-        "; found pytorch_model.bin: convert it to safetensors"
-    } else {
-        ""
-    };
-    let what = "holds no weights; expected model.safetensors, model.safetensors.index.json or \
-                consolidated.safetensors";
-    Error::format(dir, format!("{what}{found}"))
+    let what = "holds no weights; expected model.safetensors, model.safetensors.index.json, \
+                consolidated.safetensors or pytorch_model.bin";
+    Error::format(dir, what)
 }
 
 /// The JSON object in the file at `path`; `None` if there is no such file.

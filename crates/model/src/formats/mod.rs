@@ -7,6 +7,7 @@
 pub mod folder;
 pub mod gguf;
 mod map;
+mod pytorch;
 pub mod safetensors;
 
 pub use folder::Folder;

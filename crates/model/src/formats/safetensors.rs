@@ -1,13 +1,15 @@
-//! One safetensors file, mapped into memory.
+//! One safetensors file, mapped into memory; or one that PyTorch wrote, read as if it were.
 //!
 //! The header is parsed and checked by the `safetensors` crate; this module adds the mapping,
 //! errors that name file and tensor, and the element types of this engine.
 
 use super::map::FileBytes;
+use super::pytorch::{self, Place};
 use super::{TensorView, quoted};
 use crate::{Error, Result};
 use ::safetensors::tensor::{Metadata, TensorInfo};
 use leveret_kernels::ElementType;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
@@ -20,9 +22,18 @@ const MAX_HEADER: u64 = 100_000_000;
 #[derive(Debug)]
 pub struct Safetensors {
     file: FileBytes,
-    metadata: Metadata,
-    /// Where tensor data begins in the file.
-    data: usize,
+    directory: Directory,
+}
+
+/// Where the tensors are.
+#[derive(Debug)]
+enum Directory {
+    /// As the header says, their data beginning at byte `data`.
+    Header {
+        metadata: Metadata,
+        data: usize,
+    },
+    Pickled(BTreeMap<String, Place>),
 }
 
 /// A tensor of any element type.
@@ -40,6 +51,16 @@ impl Safetensors {
     /// Maps the file at `path`.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::read(FileBytes::map(path.as_ref())?)
+    }
+
+    /// Maps the `pytorch_model.bin` at `path`. Nothing in it is executed.
+    ///
+    /// # Errors
+    /// A file that is no dictionary of contiguous tensors.
+    pub fn open_pickled(path: impl AsRef<Path>) -> Result<Self> {
+        let file = FileBytes::map(path.as_ref())?;
+        let places = pytorch::places(&file).map_err(|what| Error::format(file.path(), what))?;
+        Ok(Self { file, directory: Directory::Pickled(places) })
     }
 
     /// Reads a file from memory; `name` stands for the path in errors.
@@ -70,7 +91,7 @@ impl Safetensors {
                 "has {found} bytes of tensor data; its header calls for {expected}; is it cut short?"
             )));
         }
-        Ok(Self { file, metadata, data })
+        Ok(Self { file, directory: Directory::Header { metadata, data } })
     }
 
     /// The file.
@@ -85,13 +106,20 @@ impl Safetensors {
 
     /// Names of all tensors, in the order of their data.
     pub fn names(&self) -> Vec<String> {
-        self.metadata.offset_keys()
+        match &self.directory {
+            Directory::Header { metadata, .. } => metadata.offset_keys(),
+            Directory::Pickled(places) => {
+                let mut names: Vec<_> = places.keys().cloned().collect();
+                names.sort_by_key(|name| places[name].bytes.start);
+                names
+            }
+        }
     }
 
     /// The tensor `name` whatever its element type; `None` if there is no such tensor.
     pub fn raw(&self, name: &str) -> Option<RawTensor<'_>> {
-        let info = self.metadata.info(name)?;
-        Some(RawTensor { dtype: info.dtype, shape: &info.shape, bytes: &self.file[self.range(info)] })
+        let (dtype, shape, range) = self.find(name)?;
+        Some(RawTensor { dtype, shape, bytes: &self.file[range] })
     }
 
     /// The tensor `name`; `None` if there is no such tensor, an error if it is not F32, F16 or BF16.
@@ -114,8 +142,8 @@ impl Safetensors {
 
     /// Lets go of the memory behind a tensor that is no longer needed (because it was repacked).
     pub fn release(&self, name: &str) {
-        if let Some(info) = self.metadata.info(name) {
-            self.file.release(self.range(info));
+        if let Some((_, _, range)) = self.find(name) {
+            self.file.release(range);
         }
     }
 
@@ -126,21 +154,30 @@ impl Safetensors {
 
     /// Asks the system to start reading a tensor from disk; returns at once.
     pub fn will_need(&self, name: &str) {
-        if let Some(info) = self.metadata.info(name) {
-            self.file.will_need(self.range(info));
+        if let Some((_, _, range)) = self.find(name) {
+            self.file.will_need(range);
         }
     }
 
     /// Reads a tensor into memory now, sparing the page faults of a first pass over it.
     pub fn populate(&self, name: &str) {
-        if let Some(info) = self.metadata.info(name) {
-            self.file.populate(self.range(info));
+        if let Some((_, _, range)) = self.find(name) {
+            self.file.populate(range);
         }
     }
 
-    /// Where the data lies in the file: inside it, as offsets were checked against its length.
-    fn range(&self, info: &TensorInfo) -> Range<usize> {
-        let (start, end) = info.data_offsets;
-        self.data + start..self.data + end
+    /// Type and shape of a tensor, and where its data lies: inside the file, as was checked when it
+    /// was opened.
+    fn find(&self, name: &str) -> Option<(Dtype, &[usize], Range<usize>)> {
+        match &self.directory {
+            Directory::Header { metadata, data } => {
+                let TensorInfo { dtype, shape, data_offsets: (start, end) } = metadata.info(name)?;
+                Some((*dtype, shape, data + start..data + end))
+            }
+            Directory::Pickled(places) => {
+                let Place { dtype, shape, bytes } = places.get(name)?;
+                Some((*dtype, shape, bytes.clone()))
+            }
+        }
     }
 }

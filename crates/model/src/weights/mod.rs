@@ -4,6 +4,7 @@
 //! The same walk without packing says what a model will need ([`crate::footprint`]).
 
 mod experts;
+mod fp8;
 mod pack;
 mod tensors;
 

@@ -24,6 +24,9 @@ impl<P: Pack> Tensors<'_, P> {
     /// `{name}.weight` `[rows, cols]` with `{name}.bias` `[rows]`.
     pub(crate) fn matrix(&self, name: &str, rows: usize, cols: usize, bias: Presence) -> Result<P::Matrix> {
         let bias = self.optional_vector(&format!("{name}.bias"), &[rows], bias)?;
+        if let Some(matrix) = self.fp8(name, rows, cols, &bias)? {
+            return Ok(matrix);
+        }
         let name = format!("{name}.weight");
         let tensor = self.tensor(&name, &[rows, cols])?;
         let matrix = self.pack(&name, MatrixShape { ty: tensor.ty, rows, cols }, tensor.bytes, bias)?;

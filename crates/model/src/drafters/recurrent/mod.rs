@@ -5,8 +5,10 @@
 //! Every dialect is a table that fills in one [`Design`]; [`guesser`] alone computes.
 
 mod design;
+pub(super) mod eagle1;
 pub(super) mod eagle3;
 mod guesser;
+pub(super) mod mistral;
 mod weights;
 
 pub(crate) use design::{Design, Join, Names, Next, Slots};

@@ -1,0 +1,67 @@
+//! Mistral's EAGLE: `params.json` and `consolidated.safetensors`. As EAGLE-1, but the first layer
+//! keeps its norm, and a final norm makes the head's input and the next feature.
+
+use super::{Design, Join, Names, Next};
+use crate::Tap;
+use crate::arch::mistral::from_params;
+use crate::config::Config;
+use crate::drafters::fit::Claims;
+use crate::drafters::kinds::{DraftOptions, Kind};
+use crate::drafters::vocabulary::MapRule;
+use crate::load::{Files, Source};
+use crate::{Error, Result};
+
+pub(in crate::drafters) const MISTRAL_EAGLE: Kind = Kind {
+    family: "mistral-eagle",
+    matches,
+    describe: |source, target, options| {
+        let config = target.map(|target| &*target.config);
+        super::describe(source, &design(source, config, options)?, target, options)
+    },
+    load: |source, parts, options| {
+        super::load(source, design(source, Some(&parts.config), options)?, parts, options)
+    },
+};
+
+fn matches(source: &Source) -> bool {
+    matches!(source.files(), Files::Folder(folder) if folder.raw("eagle_linear.weight").is_some())
+}
+
+fn design(source: &Source, target: Option<&Config>, options: &DraftOptions) -> Result<Design> {
+    let Files::Folder(folder) = source.files() else {
+        return Err(Error::unsupported(source.path(), "Mistral's EAGLE comes in folders only"));
+    };
+    let path = folder.path().join("params.json");
+    let Some(params) = &folder.params else {
+        return Err(Error::format(folder.path(), "holds no params.json"));
+    };
+    let mut config = from_params(&path, params)?;
+    if let Some(target) = target {
+        let claims = Claims { hidden: Some(config.hidden), vocab: Some(config.vocab), layers: None };
+        claims.check(&path, target, options)?;
+        config.final_softcap = target.final_softcap;
+    }
+    let own = |name: &str| Some(name.to_owned()).filter(|_| source.has(&format!("{name}.weight")));
+    Ok(Design {
+        family: "mistral-eagle",
+        dialect: "consolidated",
+        layer_names: (0..config.layers.len()).map(|i| format!("layers.{i}.")).collect(),
+        names: Names {
+            fc: "eagle_linear".into(),
+            final_norm: Some("norm".into()),
+            embedding: own(config.names.embedding),
+            head: own("output"),
+            ..Names::default()
+        },
+        taps: vec![Tap::Final],
+        feature: config.hidden,
+        join: Join::Projected { hidden_first: false },
+        next: Next::Normed,
+        head_rows: config.vocab,
+        map: MapRule::Offset,
+        vocab: target.map_or(config.vocab, |target| target.vocab),
+        slots: None,
+        complete: true,
+        config,
+    })
+}

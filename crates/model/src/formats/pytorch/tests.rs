@@ -1,0 +1,61 @@
+//! A file that PyTorch saved, and damaged ones.
+
+use super::places;
+use crate::formats::safetensors::Dtype;
+use std::path::Path;
+
+fn golden() -> Vec<u8> {
+    let path = "../../../shared/golden/eagle3/drafter-safeailab/pytorch_model.bin";
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+#[test]
+fn the_same_tensors_as_in_safetensors() {
+    let file = golden();
+    let found = places(&file).unwrap();
+    let other = crate::formats::Safetensors::open(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../../shared/golden/eagle3/drafter-specforge/model.safetensors"),
+    )
+    .unwrap();
+    assert_eq!(
+        found.keys().cloned().collect::<std::collections::BTreeSet<_>>(),
+        other.names().into_iter().collect()
+    );
+    for (name, place) in &found {
+        let expected = other.raw(name).unwrap();
+        assert_eq!((place.dtype, &place.shape[..]), (expected.dtype, expected.shape), "{name}");
+        assert_eq!(&file[place.bytes.clone()], expected.bytes, "{name}");
+    }
+    assert_eq!(found["d2t"].dtype, Dtype::I64);
+}
+
+#[test]
+fn cut_and_changed_files_are_refused_or_read_within_bounds() {
+    let file = golden();
+    for len in (0..file.len()).step_by(97) {
+        assert!(places(&file[..len]).is_err(), "{len} bytes");
+    }
+    // Every byte of the pickle and of the directory at the end.
+    let pickled = 0..1600;
+    let directory = file.len() - 1800..file.len();
+    for at in pickled.chain(directory) {
+        for change in [0x01, 0x80, 0xff] {
+            let mut changed = file.clone();
+            changed[at] ^= change;
+            for place in places(&changed).into_iter().flatten().map(|(_, place)| place) {
+                assert!(place.bytes.end <= changed.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pickle_that_wants_to_run_something_is_refused() {
+    // `os.system` called and its result returned: no dictionary.
+    let bytes = b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ls\x85R.";
+    let error = super::pickle::tensors(bytes).unwrap_err();
+    assert!(error.contains("no dictionary"), "{error}");
+    let error = super::pickle::tensors(b"\x80\x02cos\nsystem\no.").unwrap_err();
+    assert!(error.contains("operation 0x6f"), "{error}");
+}
