@@ -4,6 +4,8 @@
     python3 bench/peers.py --setup                  install llama.cpp (its Python package, built for this machine)
     python3 bench/peers.py MODEL.gguf --json F      decode, prefill, t(m), start-up, memory, a busy neighbour
     python3 bench/peers.py MODEL.gguf --peer-only   llama.cpp alone
+    python3 bench/peers.py MODEL.gguf --what speculate --prompts FILE… --draft SMALL.gguf --limit 4
+                                                    its own speculation, every kind and several settings
 
 llama.cpp runs in child processes that load the model once and answer one request per line, so that the two
 engines alternate round by round under the same weather. Its settings (weights repacked for AMX or AVX or as they
@@ -25,6 +27,8 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+
+import peer_speculation
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER_PACKAGE = "llama-cpp-python==0.3.36"  # ships llama.cpp at commit 0c1e57098
@@ -475,7 +479,7 @@ def priority(realtime):
         os.sched_setscheduler(0, policy, os.sched_param(level))
 
 
-SECTIONS = {"speed": section_speed, "start": section_start, "busy": section_busy}
+SECTIONS = {"speed": section_speed, "start": section_start, "busy": section_busy, "speculate": peer_speculation.section}
 
 
 def number(value):
@@ -492,15 +496,17 @@ def set_up(venv):
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
     environment = {**os.environ, "CMAKE_ARGS": PEER_CMAKE}
     command = [str(python), "-m", "pip", "install", "--no-cache-dir", "--no-binary", "llama-cpp-python", PEER_PACKAGE]
-    print("building llama.cpp from its Python package; this takes minutes", flush=True)
-    subprocess.run(command, env=environment, check=True)
+    installed = subprocess.run([str(python), "-m", "pip", "freeze"], capture_output=True, text=True).stdout
+    if PEER_PACKAGE not in installed.split():
+        print("building llama.cpp from its Python package; this takes minutes", flush=True)
+        subprocess.run(command, env=environment, check=True)
 
 
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL", help="GGUF file")
     parser.add_argument("--setup", action="store_true", help="install llama.cpp into the virtual environment, then go on")
-    parser.add_argument("--what", default="speed,start", help="sections, of speed, start, busy (default: %(default)s)")
+    parser.add_argument("--what", default="speed,start", help="sections, of speed, start, busy, speculate (default: %(default)s)")
     parser.add_argument("--busy", action="store_true", help="the same as adding busy to --what")
     parser.add_argument("--threads", type=int, default=2, help="threads of both engines (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds; figures are their medians (default: %(default)s)")
@@ -511,6 +517,14 @@ def parse(arguments):
     parser.add_argument("--leveret-args", default=f"--quick --contexts {CONTEXT}", metavar="ARGS",
                         help="further arguments of `leveret bench speed` (default: %(default)s)")
     parser.add_argument("--venv", type=Path, default=ROOT / "target/peers-venv", help="llama.cpp's environment (default: %(default)s)")
+    speculate = parser.add_argument_group("speculate")
+    speculate.add_argument("--prompts", nargs="+", metavar="FILE", help="prompts, as leveret bench speculate reads them")
+    speculate.add_argument("--draft", metavar="GGUF", help="draft model, for both engines")
+    speculate.add_argument("--drafters", metavar="A,…", help="Leveret's drafters (default: auto, and the draft model if there is one)")
+    speculate.add_argument("--limit", type=int, default=0, help="prompts of each category; 0 is all")
+    speculate.add_argument("--max-tokens", type=int, default=128, help="tokens of each turn (default: %(default)s)")
+    speculate.add_argument("--context", type=int, default=4096, help="tokens of prompt and output (default: %(default)s)")
+    speculate.add_argument("--repeat", type=int, default=1, help="times that each text is written; the fastest counts (default: %(default)s)")
     args = parser.parse_args(arguments)
     args.sections = args.what.split(",") + ["busy"] * (args.busy and "busy" not in args.what)
     unknown = [name for name in args.sections if name not in SECTIONS]
@@ -529,6 +543,7 @@ def main():
     args = parse(sys.argv[1:])
     if args.setup:
         set_up(args.venv)
+        peer_speculation.set_up(args.venv, PEER_PACKAGE)
     if args.models and not Path(args.python).exists():
         sys.exit(f"no {args.python}: run with --setup first")
     priority(args.realtime)

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, golden, inspect, list, pull, run, template, tokenize};
+use crate::commands::{bench, chat, golden, inspect, list, pull, run, template, tokenize};
 
 /// Exit code of a command line that cannot be understood.
 const USAGE: u8 = 2;
@@ -25,6 +25,7 @@ const EXAMPLES: &str = "\
 Examples:
   leveret run \"Explain what a leveret is.\"
   leveret run --model qwen2.5-coder-1.5b --prompt-file task.txt --output json
+  leveret chat --show-drafts
   leveret pull hf:Qwen/Qwen3-0.6B
   leveret inspect model.gguf
   leveret bench speed smollm2 --json speed.json
@@ -36,6 +37,8 @@ config.json and safetensors. Models are kept in $LEVERET_HOME/models or ~/.cache
 enum Command {
     /// Write the text that follows a prompt.
     Run(Box<run::Args>),
+    /// Talk with a model.
+    Chat(Box<chat::Args>),
     /// Fetch a model, or go on with an interrupted fetch.
     Pull(pull::Args),
     /// Show the models that have a name and those that are here.
@@ -56,6 +59,7 @@ impl Command {
     fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Run(args) => run::run(&args),
+            Self::Chat(args) => chat::run(&args),
             Self::Pull(args) => pull::run(&args),
             Self::List(args) => list::run(&args),
             Self::Inspect(args) => inspect::run(&args),

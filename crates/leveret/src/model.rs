@@ -144,10 +144,19 @@ impl Words {
     /// Tokens of a conversation in the model's chat format, up to where its turn begins; of the
     /// bare text if the model has no such format.
     pub(crate) fn chat_prompt(&self, user: &str, system: Option<&str>) -> Result<Vec<u32>> {
-        let Some(template) = &self.template else { return self.raw_prompt(user) };
-        let system = system.map(|text| json!({"role": "system", "content": text}));
-        let messages: Value = system.into_iter().chain([json!({"role": "user", "content": user})]).collect();
-        let text = template.render(&messages, None, true, &Map::new()).context("chat template")?;
+        let system = system.map(|text| message("system", text));
+        self.conversation(system.into_iter().chain([message("user", user)]).collect())
+    }
+
+    /// Tokens of a conversation of [`message`]s up to where the model's turn begins; of the bare
+    /// texts one after the other if the model has no chat format.
+    pub(crate) fn conversation(&self, messages: Vec<Value>) -> Result<Vec<u32>> {
+        let Some(template) = &self.template else {
+            let texts: Vec<&str> =
+                messages.iter().filter_map(|message| message["content"].as_str()).collect();
+            return self.raw_prompt(&texts.join("\n"));
+        };
+        let text = template.render(&messages.into(), None, true, &Map::new()).context("chat template")?;
         self.raw_prompt(&text)
     }
 
@@ -155,6 +164,11 @@ impl Words {
     pub(crate) fn detokenizer(&self) -> Box<dyn Detokenizer> {
         Box::new(Speaker { tokenizer: Arc::clone(&self.tokenizer), stream: StreamDecoder::new() })
     }
+}
+
+/// A message of a conversation.
+pub(crate) fn message(role: &str, content: &str) -> Value {
+    json!({"role": role, "content": content})
 }
 
 /// Text of a stream of tokens.

@@ -6,14 +6,25 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// One prompt of a file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
     /// Its id in the file.
     pub name: String,
-    /// The first turn, or the text to continue.
-    pub text: String,
+    /// The kind of task, as the file says, else the file's own name.
+    pub category: String,
+    /// Name of the file, without ending.
+    pub file: String,
+    /// What the user says, turn by turn; of a text to continue there is one. At least one.
+    pub turns: Vec<String>,
     /// Whether it is to be continued as it stands (HumanEval) and not answered.
     pub raw: bool,
+}
+
+impl Prompt {
+    /// The first turn, or the text to continue.
+    pub fn text(&self) -> &str {
+        &self.turns[0]
+    }
 }
 
 /// Reads a file of `{"turns": […]}` (Spec-Bench, MT-Bench, code edits) or `{"prompt": …}`
@@ -23,28 +34,89 @@ pub struct Prompt {
 /// A file that cannot be read, or a line of another form.
 pub fn read(path: &Path) -> Result<Vec<Prompt>> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let file = path.file_stem().unwrap_or_default().to_string_lossy();
+    parse(&file, &text).with_context(|| path.display().to_string())
+}
+
+/// At most `count` prompts of each category, evenly spread over it.
+pub fn spread_by_category(list: Vec<Prompt>, count: usize) -> Vec<Prompt> {
+    let key = |prompt: &Prompt| (prompt.file.clone(), prompt.category.clone());
+    let places = |of: &Prompt| -> Vec<usize> {
+        (0..list.len()).filter(|&i| key(&list[i]) == key(of)).collect::<Vec<_>>()
+    };
+    let chosen: Vec<bool> = (0..list.len())
+        .map(|i| {
+            let places = places(&list[i]);
+            let count = count.min(places.len());
+            (0..count).any(|k| places[k * places.len() / count] == i)
+        })
+        .collect();
+    list.into_iter().zip(chosen).filter_map(|(prompt, chosen)| chosen.then_some(prompt)).collect()
+}
+
+fn parse(file: &str, text: &str) -> Result<Vec<Prompt>> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let prompts: Vec<Prompt> = lines
-        .map(|(i, line)| prompt(i, line).with_context(|| format!("{}, line {}", path.display(), i + 1)))
+        .map(|(i, line)| prompt(file, i, line).with_context(|| format!("line {}", i + 1)))
         .collect::<Result<_>>()?;
     if prompts.is_empty() {
-        bail!("{}: holds no prompts", path.display());
+        bail!("holds no prompts");
     }
     Ok(prompts)
 }
 
-fn prompt(line: usize, text: &str) -> Result<Prompt> {
+fn prompt(file: &str, line: usize, text: &str) -> Result<Prompt> {
     let value: Value = serde_json::from_str(text)?;
     let name = match value.get("question_id").or_else(|| value.get("task_id")) {
         Some(Value::String(id)) => id.clone(),
         Some(id) => id.to_string(),
         None => (line + 1).to_string(),
     };
-    if let Some(turn) = value["turns"].get(0).and_then(Value::as_str) {
-        return Ok(Prompt { name, text: turn.to_owned(), raw: false });
+    let category = value["category"].as_str().unwrap_or(file).to_owned();
+    let turns = value["turns"].as_array().into_iter().flatten().map_while(Value::as_str);
+    let turns: Vec<String> = turns.map(str::to_owned).collect();
+    let file = file.to_owned();
+    if !turns.is_empty() {
+        return Ok(Prompt { name, category, file, turns, raw: false });
     }
     match value["prompt"].as_str() {
-        Some(text) => Ok(Prompt { name, text: text.to_owned(), raw: true }),
+        Some(text) => Ok(Prompt { name, category, file, turns: vec![text.to_owned()], raw: true }),
         None => bail!("expected an object with \"turns\" (an array of texts) or \"prompt\" (a text)"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_the_benchmarks_publish() {
+        let text = r#"{"question_id": 81, "category": "writing", "turns": ["a", "b"], "reference": []}
+
+            {"task_id": "HumanEval/0", "prompt": "def f():", "test": ""}
+            {"turns": ["c"]}"#;
+        let read = parse("mixed", text).unwrap();
+        let seen: Vec<_> =
+            read.iter().map(|p| (&p.name[..], &p.category[..], p.turns.len(), p.raw)).collect();
+        assert_eq!(
+            seen,
+            [("81", "writing", 2, false), ("HumanEval/0", "mixed", 1, true), ("4", "mixed", 1, false)]
+        );
+        for (bad, told) in
+            [("", "no prompts"), ("{\"turns\": []}", "line 1"), ("\n{", "line 2"), ("3", "line 1")]
+        {
+            assert!(format!("{:#}", parse("x", bad).unwrap_err()).contains(told), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_holds_for_each_category() {
+        let line = |i: usize| {
+            format!("{{\"category\": \"{}\", \"turns\": [\"{i}\"]}}\n", if i < 10 { "a" } else { "b" })
+        };
+        let list = parse("f", &(0..12).map(line).collect::<String>()).unwrap();
+        let texts: Vec<String> =
+            spread_by_category(list, 3).into_iter().map(|prompt| prompt.turns[0].clone()).collect();
+        assert_eq!(texts, ["0", "3", "6", "10", "11"]);
     }
 }

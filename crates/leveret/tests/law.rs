@@ -49,7 +49,13 @@ fn all_prompts() -> Vec<Prompt> {
         let prompt =
             |i: usize| format!("{} {}.", forms[i % forms.len()], subjects[i / forms.len() % subjects.len()]);
         return (0..PROMPTS)
-            .map(|i| Prompt { name: i.to_string(), text: prompt(i), raw: i % 7 == 0 })
+            .map(|i| Prompt {
+                name: i.to_string(),
+                category: "task".into(),
+                file: "tasks".into(),
+                turns: vec![prompt(i)],
+                raw: i % 7 == 0,
+            })
             .collect();
     };
     let mut paths: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path()).collect();
@@ -64,9 +70,9 @@ fn tokens_do_not_depend_on_the_drafter() {
     let Files::Gguf(gguf) = source.files() else { panic!("the default model is a GGUF file") };
     let template = ChatTemplate::from_gguf(gguf.meta(), None, None).unwrap().unwrap();
     let encode = |prompt: &Prompt| {
-        let chat = json!([{"role": "user", "content": prompt.text}]);
+        let chat = json!([{"role": "user", "content": prompt.text()}]);
         let text = if prompt.raw {
-            prompt.text.clone()
+            prompt.text().to_owned()
         } else {
             template.render(&chat, None, true, &Map::new()).unwrap()
         };
@@ -105,7 +111,7 @@ fn tokens_do_not_depend_on_the_drafter() {
 #[test]
 fn logits_of_the_default_model_do_not_depend_on_the_pass() {
     let source = Source::open(leveret::pull::resolve(None).unwrap()).unwrap();
-    let text: String = all_prompts().iter().take(30).map(|prompt| prompt.text.as_str()).collect();
+    let text: String = all_prompts().iter().take(30).map(|prompt| prompt.text()).collect();
     let tokens = source.tokenizer().unwrap().encode(&text, false).unwrap();
     check_bits(&source, &tokens);
 }

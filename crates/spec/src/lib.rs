@@ -25,6 +25,6 @@ pub use error::{Error, Result};
 
 pub use sampler::{Choice, Distribution, Draw, DrawScratch, Noise, Sampler, SamplingParams, TokenLogprobs};
 pub use session::{Detokenizer, FinishReason, Options, Request, Session, Step};
-pub use stats::Stats;
+pub use stats::{RoundStats, Seconds, Stats};
 pub use stop::StopStrings;
 pub use verify::{Accept, verify};

@@ -5,7 +5,6 @@
 //! from; for plain decoding the draft is empty; otherwise there is one.
 
 use std::fmt;
-use std::time::Instant;
 
 use leveret_model::drafters::Features;
 use leveret_model::{Cache, LogitRows, Pass, Tap, Target};
@@ -16,7 +15,7 @@ use crate::draft::Draft;
 use crate::drafter::{Context, Drafter, PassRows, Round};
 use crate::error::{Error, Result};
 use crate::sampler::{Draw, Sampler, SamplingParams, TokenLogprobs};
-use crate::stats::Stats;
+use crate::stats::{Laps, RoundStats, Seconds, Stats};
 use crate::stop::StopStrings;
 use crate::verify::{Accept, Judge, verify};
 
@@ -120,6 +119,8 @@ pub struct Step<'a> {
     pub origins: &'a [Option<u8>],
     /// Set by the step that ends the text; later steps add nothing.
     pub finish: Option<FinishReason>,
+    /// The round that was run; `None` while the prompt is being read, and after the end.
+    pub round: Option<RoundStats>,
 }
 
 /// One sequence being written.
@@ -177,9 +178,25 @@ impl<T: Target> Session<T> {
     /// Parameters out of range, tokens outside the vocabulary, a prompt that is empty or leaves no
     /// room in the context, stop strings without a detokenizer, or no memory for the cache.
     pub fn new(target: &T, request: Request, options: Options) -> Result<Self> {
+        Self::make(target, request, options, None)
+    }
+
+    /// The same, with a cache whose rows are the first tokens of the prompt, so that only the rest
+    /// of it must be read; see [`into_cache`](Self::into_cache). The text may grow as far as the
+    /// cache has room. Drafters do not see the rows that are there already.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and when the cache holds the whole prompt or more: the token after
+    /// it is drawn from a pass over its last.
+    pub fn resume(target: &T, request: Request, options: Options, cache: T::Cache) -> Result<Self> {
+        Self::make(target, request, options, Some(cache))
+    }
+
+    fn make(target: &T, request: Request, options: Options, cache: Option<T::Cache>) -> Result<Self> {
         let Request { prompt, params, drafter, text: detokenizer } = request;
         let vocab = target.vocab_size();
-        let context = options.context.min(target.max_context());
+        let room = cache.as_ref().map_or(usize::MAX, |cache| cache.capacity());
+        let context = options.context.min(target.max_context()).min(room);
         let sampler = Sampler::new(&params, vocab, &prompt)?;
         if prompt.is_empty() {
             return Err(Error::Context("the prompt is empty; expected at least one token".into()));
@@ -197,6 +214,13 @@ impl<T: Target> Session<T> {
                 target.max_context()
             )));
         }
+        let known = cache.as_ref().map_or(0, |cache| cache.len());
+        if known > 0 && known >= prompt.len() {
+            return Err(Error::Context(format!(
+                "the cache holds {known} tokens of a prompt of {}; expected fewer",
+                prompt.len()
+            )));
+        }
         if !params.stop.is_empty() && detokenizer.is_none() {
             return Err(Error::params("stop: strings can be found only where text is made"));
         }
@@ -209,7 +233,10 @@ impl<T: Target> Session<T> {
             stats: Stats { prompt_tokens: prompt.len(), ..Stats::default() },
             tokens: prompt,
             limit,
-            cache: target.new_cache(rows)?,
+            cache: match cache {
+                Some(cache) => cache,
+                None => target.new_cache(rows)?,
+            },
             vocab,
             sampler,
             draw,
@@ -246,9 +273,10 @@ impl<T: Target> Session<T> {
         if self.failed {
             return Err(Error::Context("an earlier step of this session failed; start a new one".into()));
         }
+        let mut round = None;
         if self.finish.is_none() {
             self.failed = true;
-            self.advance(target)?;
+            round = self.advance(target)?;
             self.failed = false;
         }
         Ok(Step {
@@ -257,6 +285,7 @@ impl<T: Target> Session<T> {
             logprobs: &self.logprobs[seen.2..],
             origins: &self.origins[seen.3..],
             finish: self.finish,
+            round,
         })
     }
 
@@ -272,47 +301,50 @@ impl<T: Target> Session<T> {
         }
     }
 
-    fn advance(&mut self, target: &mut T) -> Result<()> {
-        let start = Instant::now();
+    /// One pass. What it returns is the round, if it was one.
+    fn advance(&mut self, target: &mut T) -> Result<Option<RoundStats>> {
+        let mut laps = Laps::start();
+        let mut seconds = Seconds::default();
         let reading = self.cache.len() < self.prompt_len;
+        let context = self.tokens.len();
+        self.draft.clear();
+        if !reading && self.propose() {
+            seconds.draft = laps.lap();
+            self.control.cut(&mut self.draft, 1, context, seconds.draft);
+        }
         self.plan(reading);
-        let planned = Instant::now();
+        seconds.control = laps.lap();
         let taps = std::mem::take(&mut self.taps);
         let result = target.forward(&mut [self.pass()], &taps);
         self.taps = taps;
         result?;
-        let passed = Instant::now();
-        let before = self.tokens.len();
+        seconds.forward = laps.lap();
         self.decide(target)?;
-        let decided = Instant::now();
-        self.commit(target, reading, self.tokens.len() - before)?;
-        if !reading {
-            let seconds = (passed - planned).as_secs_f64();
-            self.control.record(self.plan.tokens.len(), before, seconds, &self.tokens[before..]);
-        }
-        let end = Instant::now();
-
-        let stats = &mut self.stats;
+        seconds.sample = laps.lap();
+        let new = self.tokens.len() - context;
+        let accepted = self.path.len();
+        self.commit(new)?;
+        seconds.commit = laps.lap();
+        self.observe(target, new);
+        seconds.draft += laps.lap();
         if reading {
-            stats.prompt_seconds += (end - start).as_secs_f64();
-        } else {
-            stats.decode_seconds += (end - start).as_secs_f64();
-            stats.draft_seconds += (planned - start).as_secs_f64();
-            stats.forward_seconds += (passed - planned).as_secs_f64();
-            stats.sample_seconds += (decided - passed).as_secs_f64();
-            stats.commit_seconds += (end - decided).as_secs_f64();
+            self.stats.prompt_seconds += seconds.total();
+            return Ok(None);
         }
-        Ok(())
+        let (rows, drafted) = (self.plan.tokens.len(), self.draft.len());
+        self.control.record(rows, context, seconds.forward, &self.tokens[context..]);
+        seconds.control += laps.lap();
+        let round = RoundStats { context, rows, drafted, accepted, committed: new, seconds };
+        let depth = self.draft.nodes().iter().map(|node| node.depth).max().unwrap_or(0);
+        self.stats.record(&round, depth, self.drafter.is_some());
+        self.stats.decode_seconds += seconds.total();
+        Ok(Some(round))
     }
 
-    /// Chooses the rows of the next pass.
+    /// Chooses the rows of the next pass, the draft's among them.
     fn plan(&mut self, reading: bool) {
         let start = self.cache.len();
         let end = if reading { self.prompt_len.min(start + self.prefill_chunk) } else { start + 1 };
-        self.draft.clear();
-        if !reading {
-            self.propose();
-        }
         let plan = &mut self.plan;
         plan.base = end - start;
         plan.logits = match (reading, end < self.prompt_len) {
@@ -332,14 +364,14 @@ impl<T: Target> Session<T> {
         }
     }
 
-    /// Asks the drafter, and keeps of its answer what fits and pays.
-    fn propose(&mut self) {
-        let Some(drafter) = &mut self.drafter else { return };
+    /// Asks the drafter, and keeps of its answer what fits; false where there is none to ask.
+    fn propose(&mut self) -> bool {
+        let Some(drafter) = &mut self.drafter else { return false };
         // The pass adds a token after the deepest accepted node, so a node at the limit is no use.
         let depth = self.limit - self.tokens.len() - 1;
         let room = self.max_draft.min(self.cache.capacity() - self.cache.len() - 1);
         if depth == 0 || room == 0 {
-            return;
+            return false;
         }
         let (tokens, prompt_len) = (&self.tokens, self.prompt_len);
         let draw = match self.accept {
@@ -349,12 +381,10 @@ impl<T: Target> Session<T> {
         };
         let context = Context { tokens, prompt_len, draw, worth: self.control.worth(tokens.len()) };
         let room = self.control.rows(room);
-        let start = Instant::now();
         drafter.propose(&context, room, &mut self.draft);
-        let seconds = start.elapsed().as_secs_f64();
         let vocab = self.vocab;
         self.draft.retain(|i, node| i < room && node.depth <= depth && (node.token as usize) < vocab);
-        self.control.cut(&mut self.draft, 1, self.tokens.len(), seconds);
+        true
     }
 
     fn pass(&mut self) -> Pass<'_, T::Cache> {
@@ -430,30 +460,25 @@ impl<T: Target> Session<T> {
         }
     }
 
-    /// Keeps the rows that became text, and lets price and drafter learn from the round.
-    fn commit(&mut self, target: &T, reading: bool, new: usize) -> Result<()> {
-        let accepted = self.path.len();
+    /// Keeps the rows that became text, `new` tokens with the one after them; `path` then lists them.
+    fn commit(&mut self, new: usize) -> Result<()> {
         let nodes = self.draft.nodes();
         self.origins.extend((0..new).map(|i| self.path.get(i).map(|&node| nodes[node].origin)));
         let base = self.plan.base;
         self.path.iter_mut().for_each(|node| *node += base);
         self.path.splice(0..0, 0..base);
-        self.cache.commit(&self.path)?;
-        if !reading {
-            self.stats.rounds += 1;
-            self.stats.committed += new;
-            self.stats.drafted += self.draft.len();
-            self.stats.accepted += accepted;
-        }
-        if let Some(drafter) = &mut self.drafter {
-            let (tokens, prompt_len, draw) = (&self.tokens, self.prompt_len, self.draw);
-            let context = Context { tokens, prompt_len, draw, worth: self.control.worth(tokens.len()) };
-            let pass = LastPass { target, plan: &self.plan, taps: &self.taps };
-            let (draft, rows) = (&self.draft, &self.path[..]);
-            let first = self.cache.len() - rows.len();
-            drafter.observe(&Round { context, new, draft, base, first, rows, pass: &pass });
-        }
-        Ok(())
+        Ok(self.cache.commit(&self.path)?)
+    }
+
+    /// Lets the drafter learn from the pass, which added `new` tokens.
+    fn observe(&mut self, target: &T, new: usize) {
+        let Some(drafter) = &mut self.drafter else { return };
+        let (tokens, prompt_len, draw) = (&self.tokens, self.prompt_len, self.draw);
+        let context = Context { tokens, prompt_len, draw, worth: self.control.worth(tokens.len()) };
+        let pass = LastPass { target, plan: &self.plan, taps: &self.taps };
+        let (draft, rows, base) = (&self.draft, &self.path[..], self.plan.base);
+        let first = self.cache.len() - rows.len();
+        drafter.observe(&Round { context, new, draft, base, first, rows, pass: &pass });
     }
 
     /// Prompt and output.
@@ -494,6 +519,17 @@ impl<T: Target> Session<T> {
     /// Tokens of the prompt that have been read.
     pub fn prompt_read(&self) -> usize {
         self.cache.len().min(self.prompt_len)
+    }
+
+    /// What was verified in the last round; empty before the first.
+    pub fn draft(&self) -> &Draft {
+        &self.draft
+    }
+
+    /// The cache: its rows are the first tokens of [`tokens`](Self::tokens). A later text that
+    /// begins with the same tokens can go on from it, cut to what they share.
+    pub fn into_cache(self) -> T::Cache {
+        self.cache
     }
 
     /// Counts and times so far.

@@ -1,6 +1,7 @@
 //! One module per command: its arguments, and what it does with them.
 
 pub(crate) mod bench;
+pub(crate) mod chat;
 pub(crate) mod golden;
 pub(crate) mod inspect;
 mod inspect_drafter;

@@ -1,7 +1,8 @@
 //! `leveret run`: writes the text that follows a prompt. Standard output carries that text (or
 //! ids, or one JSON object) and nothing else.
 
-use std::io::{IsTerminal, Read, Write};
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use leveret_model::{Model, Source, Target};
-use leveret_spec::{CostCurve, FinishReason, Options, Request, Session};
+use leveret_spec::{CostCurve, FinishReason, Options, Request, RoundStats, Session};
 use serde_json::{Value, json};
 
 use super::sampling::SamplingArgs;
@@ -41,6 +42,12 @@ pub(crate) struct Args {
     /// What to write to standard output.
     #[arg(long, short, value_enum, default_value = "text")]
     output: Output,
+    /// Say what each round did and where its time went, one object a line, on standard error.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    stats: Option<StatsFormat>,
+    /// Write the records of --stats to a file instead.
+    #[arg(long, value_name = "FILE", requires = "stats")]
+    stats_file: Option<PathBuf>,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -60,7 +67,16 @@ Examples:
 
 The JSON object has: model, prompt_ids, ids, text, finish_reason (stop, length, interrupted),
 prompt_seconds, decode_seconds, tokens_per_second, rounds, drafted, accepted; with --logprobs
-also logprobs. Exit codes: 0 done, 1 error, 2 usage, 130 interrupted.";
+also logprobs. A record of --stats json has: round, context (tokens before it), rows (of its pass),
+drafted, accepted, committed (tokens), seconds (draft, control, forward, sample, commit), drafters (of
+its draft); the last line has total, the sums of the session. Exit codes: 0 done, 1 error, 2 usage, 130 interrupted.";
+
+/// Form of the records of rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StatsFormat {
+    /// JSON, one object a line.
+    Json,
+}
 
 /// What standard output carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -108,7 +124,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut session = Session::new(model, request, options)?;
 
     let interrupted = watch_for_interrupt()?;
-    write(&mut session, model, args.output, &interrupted)?;
+    let mut records = records(args)?;
+    write(&mut session, model, args.output, &mut records, &interrupted)?;
+    if let Some(records) = &mut records {
+        writeln!(records, "{}", json!({"total": session.stats()}))?;
+        records.flush()?;
+    }
     let stopped = interrupted.load(Relaxed) && session.finish_reason().is_none();
     if args.output == Output::Json {
         let object = report(&session, &source, prompt_ids, stopped)?;
@@ -140,7 +161,7 @@ pub(crate) fn read_text(path: &std::path::Path) -> Result<String> {
 }
 
 /// The first Ctrl-C ends the text after the round at hand, the second at once.
-fn watch_for_interrupt() -> Result<Arc<AtomicBool>> {
+pub(crate) fn watch_for_interrupt() -> Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
     ctrlc::set_handler(move || {
@@ -152,11 +173,41 @@ fn watch_for_interrupt() -> Result<Arc<AtomicBool>> {
     Ok(interrupted)
 }
 
+/// Where records of rounds go, if they are wanted.
+fn records(args: &Args) -> Result<Option<Box<dyn Write>>> {
+    Ok(match (args.stats, &args.stats_file) {
+        (None, _) => None,
+        (Some(StatsFormat::Json), None) => Some(Box::new(std::io::stderr())),
+        (Some(StatsFormat::Json), Some(path)) => {
+            let file = File::create(path).with_context(|| path.display().to_string())?;
+            Some(Box::new(BufWriter::new(file)))
+        }
+    })
+}
+
+/// What a round did, for scripts.
+fn record(session: &Session<Model>, round: &RoundStats) -> Result<Value> {
+    let mut drafters: Vec<&str> = Vec::new();
+    for node in session.draft().nodes() {
+        let name = session.origin_name(node.origin);
+        if !drafters.contains(&name) {
+            drafters.push(name);
+        }
+    }
+    let mut record = json!({"round": session.stats().rounds});
+    if let (Some(object), Value::Object(fields)) = (record.as_object_mut(), serde_json::to_value(round)?) {
+        object.extend(fields);
+    }
+    record["drafters"] = json!(drafters);
+    Ok(record)
+}
+
 /// Steps to the end of the text and writes what is certain as it comes.
 fn write(
     session: &mut Session<Model>,
     model: &mut Model,
     output: Output,
+    records: &mut Option<Box<dyn Write>>,
     interrupted: &AtomicBool,
 ) -> Result<()> {
     let mut out = std::io::stdout().lock();
@@ -178,6 +229,9 @@ fn write(
                 out.flush()?;
             }
             Output::Text | Output::Json => {}
+        }
+        if let (Some(records), Some(round)) = (records.as_mut(), step.round) {
+            writeln!(records, "{}", record(session, &round)?)?;
         }
     }
     match output {

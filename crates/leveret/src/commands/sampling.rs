@@ -57,8 +57,9 @@ pub(crate) struct SamplingArgs {
 }
 
 /// How guesses are verified.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum AcceptRule {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum AcceptRule {
+    #[default]
     /// Keep what plain decoding would have drawn: same seed, same text.
     Match,
     /// Speculative sampling: the model's law, but another text with other guesses.
@@ -67,14 +68,31 @@ enum AcceptRule {
     Block,
 }
 
+impl AcceptRule {
+    /// Its name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Match => "match",
+            Self::Rejection => "rejection",
+            Self::Block => "block",
+        }
+    }
+}
+
+impl From<AcceptRule> for Accept {
+    fn from(rule: AcceptRule) -> Self {
+        match rule {
+            AcceptRule::Match => Self::Match,
+            AcceptRule::Rejection => Self::Rejection,
+            AcceptRule::Block => Self::Block,
+        }
+    }
+}
+
 impl SamplingArgs {
     /// How guesses are verified.
     pub(crate) fn accept(&self) -> Accept {
-        match self.accept {
-            AcceptRule::Match => Accept::Match,
-            AcceptRule::Rejection => Accept::Rejection,
-            AcceptRule::Block => Accept::Block,
-        }
+        self.accept.into()
     }
 
     /// The same for the engine, checked.

@@ -49,7 +49,7 @@ fn write(
     };
     assert!(session.step(target).unwrap().tokens.is_empty());
     assert_eq!((session.output(), session.text()), (&ids[..], &text[..]));
-    (Outcome { ids, text, logprobs, finish }, *session.stats())
+    (Outcome { ids, text, logprobs, finish }, session.stats().clone())
 }
 
 fn params() -> impl Strategy<Value = SamplingParams> {
@@ -236,4 +236,60 @@ fn a_failed_session_stays_failed() {
     let mut session = Session::new(&target, request, Options::default()).unwrap();
     assert!(matches!(session.step(&mut target), Err(Error::Logits(_))));
     assert!(session.step(&mut target).is_err());
+}
+
+#[test]
+fn a_text_goes_on_from_the_cache_of_another() {
+    let mut target = HashTarget::new(VOCAB, 40.0, 400);
+    let params = SamplingParams { max_tokens: Some(40), temperature: 0.7, ..SamplingParams::default() };
+    let request = |prompt: &[u32]| Request {
+        prompt: prompt.to_vec(),
+        params: params.clone(),
+        drafter: Some(Box::new(SuffixDrafter::default())),
+        text: None,
+    };
+    let roomy = Options { context: 200, ..by_curve() };
+    let unlimited =
+        Request { params: SamplingParams { max_tokens: None, ..params.clone() }, ..request(&[1, 2, 3]) };
+    let mut first = Session::new(&target, unlimited, roomy.clone()).unwrap();
+    while first.tokens().len() < 60 {
+        first.step(&mut target).unwrap();
+    }
+    let next = [&first.tokens()[..50], &[4, 5, 6]].concat();
+    let mut cache = first.into_cache();
+    cache.truncate(50).unwrap();
+
+    target.passes.clear();
+    let mut resumed = Session::resume(&target, request(&next), roomy.clone(), cache).unwrap();
+    resumed.run(&mut target).unwrap();
+    assert_eq!(target.passes[0], 3, "only what is new is read");
+    let mut fresh = Session::new(&target, request(&next), roomy.clone()).unwrap();
+    fresh.run(&mut target).unwrap();
+    assert_eq!(resumed.output(), fresh.output());
+
+    let whole = resumed.into_cache();
+    let refused = Session::resume(&target, request(&next[..20]), roomy, whole);
+    assert!(refused.unwrap_err().to_string().contains("expected fewer"));
+}
+
+#[test]
+fn rounds_add_up_to_the_sums() {
+    let mut target = HashTarget::new(VOCAB, 4000.0, 400);
+    let drafter: Option<Box<dyn Drafter>> = Some(Box::new(SuffixDrafter::default()));
+    let params = SamplingParams { max_tokens: Some(200), ..SamplingParams::default() };
+    let request = Request { prompt: vec![1, 2, 3], params, drafter, text: None };
+    let mut session = Session::new(&target, request, by_curve()).unwrap();
+    let mut sums = (0, 0, 0, 0);
+    while session.finish_reason().is_none() {
+        let step = session.step(&mut target).unwrap();
+        let tokens = step.tokens.len();
+        let Some(round) = step.round else { continue };
+        assert_eq!((round.rows, round.committed), (round.drafted + 1, tokens));
+        sums = (sums.0 + 1, sums.1 + round.drafted, sums.2 + round.accepted, sums.3 + round.committed);
+    }
+    let stats = session.stats();
+    assert_eq!(sums, (stats.rounds, stats.drafted, stats.accepted, stats.committed));
+    assert_eq!(stats.depth_accepted.iter().sum::<usize>(), stats.accepted);
+    assert_eq!(stats.depth_drafted.iter().sum::<usize>(), stats.drafted, "of chains");
+    assert!(stats.parked < stats.rounds && stats.seconds.total() <= stats.decode_seconds * 1.001);
 }

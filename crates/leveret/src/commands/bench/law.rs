@@ -66,7 +66,7 @@ fn spread(list: Vec<Prompt>, count: usize) -> Vec<Prompt> {
 /// Logits bits on 1, 2 and 3 threads.
 fn check_bits(source: &Source, options: &LoadOptions, list: &[Prompt]) -> Result<()> {
     let tokenizer = source.tokenizer()?;
-    let text: String = list.iter().map(|prompt| prompt.text.as_str()).collect();
+    let text: String = list.iter().map(|prompt| prompt.text()).collect();
     let end = text.floor_char_boundary(16 << 10);
     let tokens = tokenizer.encode_prompt(&text[..end], false)?;
     let mut reference = None;
@@ -96,9 +96,9 @@ fn check_tokens(
     let mut sums = [Compared::default(); 3];
     for (i, prompt) in list.iter().enumerate() {
         let ids = if prompt.raw {
-            words.raw_prompt(&prompt.text)?
+            words.raw_prompt(prompt.text())?
         } else {
-            words.chat_prompt(&prompt.text, None)?
+            words.chat_prompt(prompt.text(), None)?
         };
         for ((name, params), sum) in samplings(i as u64, max_tokens).into_iter().zip(&mut sums) {
             let what = format!("prompt {}, {name}", prompt.name);

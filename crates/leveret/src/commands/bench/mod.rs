@@ -1,6 +1,7 @@
 //! `leveret bench`: measurements, and the check that no measurement is bought with another text.
 
 pub(crate) mod law;
+pub(crate) mod speculate;
 pub(crate) mod speed;
 
 use std::process::ExitCode;
@@ -16,6 +17,8 @@ pub(crate) struct Args {
 enum Bench {
     /// Decode, prefill, the time of a pass by its rows, and the share of memory bandwidth reached.
     Speed(speed::Args),
+    /// Compare speculation with plain decoding, prompt by prompt.
+    Speculate(Box<speculate::Args>),
     /// Compare logits bits and token ids whatever the rows, chunks, threads and drafter.
     Law(law::Args),
 }
@@ -23,6 +26,7 @@ enum Bench {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.bench {
         Bench::Speed(args) => speed::run(args),
+        Bench::Speculate(args) => speculate::run(args),
         Bench::Law(args) => law::run(args),
     }
 }

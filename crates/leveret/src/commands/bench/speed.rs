@@ -108,17 +108,27 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         };
         let curves: Vec<Curve> = figures.pass_seconds.iter().map(curve).collect();
         let title = format!("{name}, {} threads: time of a pass", model.threads());
-        let svg = plot::lines(&title, "rows in the pass", "milliseconds", &curves);
+        let svg = plot::standalone(&plot::lines(&title, "rows in the pass", "milliseconds", &curves));
         std::fs::write(path, svg).with_context(|| path.display().to_string())?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// The model's file or folder, without its path.
-fn title(source: &Source) -> String {
+pub(super) fn title(source: &Source) -> String {
     let path = source.path();
     let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
     name.unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// Seconds of a pass by its rows after `context` tokens, medians of `repeats`; `None` if the model's
+/// context is too short.
+pub(super) fn pass_seconds(
+    model: &mut Model,
+    context: usize,
+    repeats: usize,
+) -> Result<Option<BTreeMap<usize, f64>>> {
+    Bench::new(model).passes(context, repeats)
 }
 
 /// A model and tokens to feed it.
