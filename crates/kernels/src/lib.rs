@@ -24,5 +24,6 @@ pub use bandwidth::bandwidth;
 pub use element::ElementType;
 pub use isa::Isa;
 pub use matmul::{Job, Matrix, MatrixError, Packing, Rows, matmul};
+pub use memory::wait_until_settled;
 pub use rows::par_rows;
 pub use team::Team;

@@ -222,9 +222,28 @@ fn settle(mapping: &Arc<Mapping>) {
         return;
     }
     if let Some(Ok(sender)) = SETTLER.as_ref().map(Mutex::lock) {
+        UNSETTLED.fetch_add(1, Relaxed);
         // Without the thread the buffer stays as it is: slower to stream, no less right.
-        let _ = sender.send(Arc::downgrade(mapping));
+        if sender.send(Arc::downgrade(mapping)).is_err() {
+            UNSETTLED.fetch_sub(1, Relaxed);
+        }
     }
+}
+
+/// Buffers that wait to be moved.
+static UNSETTLED: AtomicUsize = AtomicUsize::new(0);
+
+/// Waits until all weights lie on the pages that they will stay on, but no longer than `patience`; for
+/// measurements of steady speed. Returns whether they do.
+pub fn wait_until_settled(patience: Duration) -> bool {
+    let start = Instant::now();
+    while UNSETTLED.load(Relaxed) > 0 {
+        if start.elapsed() >= patience {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    true
 }
 
 /// Collapses what comes in, after half a second in which nothing came: when a load is over and its reader served.
@@ -240,7 +259,12 @@ fn collapse(incoming: &Receiver<Weak<Mapping>>) {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
-        waiting.drain(..).filter_map(|mapping| mapping.upgrade()).for_each(|mapping| mapping.collapse());
+        for mapping in waiting.drain(..) {
+            if let Some(mapping) = mapping.upgrade() {
+                mapping.collapse();
+            }
+            UNSETTLED.fetch_sub(1, Relaxed);
+        }
     }
 }
 
