@@ -20,10 +20,19 @@ struct Subject {
 
 impl Subject {
     fn new(source: &Source, kv: KvType, threads: usize) -> Self {
-        let model = Model::load(source, &LoadOptions { threads, kv, ..LoadOptions::default() }).unwrap();
+        let mut model = Model::load(source, &LoadOptions { threads, kv, ..LoadOptions::default() }).unwrap();
         let layers = model.config().layers.len();
         let ends = [Tap::Final, Tap::Residual(0), Tap::Residual(layers / 2), Tap::Residual(layers)];
-        let cached = [Tap::Keys(0), Tap::Values(layers - 1)];
+        // Some layers share a cache or have none.
+        let mut cache = model.new_cache(1).unwrap();
+        let mut has = |tap: &Tap| {
+            let pass = Pass { cache: &mut cache, tokens: &[0], parents: None, logits: LogitRows::None };
+            model.forward(&mut [pass], &[*tap]).is_ok()
+        };
+        let cached = [
+            (0..layers).map(Tap::Keys).find(&mut has).unwrap(),
+            (0..layers).rev().map(Tap::Values).find(&mut has).unwrap(),
+        ];
         let taps = [&ends[..], &cached].concat();
         Self { model, taps }
     }
