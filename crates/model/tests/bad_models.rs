@@ -72,11 +72,17 @@ fn configurations_with_any_key_changed() {
         keys_in(&config, "", &mut places);
         let dir = folder_with(&config, &weights);
         try_out(dir.path()).unwrap();
+        let original = Source::open(dir.path()).unwrap().config().unwrap();
         for place in &places {
             for value in &strange {
                 let mut changed = config.clone();
                 *changed.pointer_mut(place).unwrap() = value.clone();
                 std::fs::write(dir.path().join("config.json"), changed.to_string()).unwrap();
+                // What changes nothing needs no run.
+                if Source::open(dir.path()).unwrap().config().is_ok_and(|config| config == original) {
+                    ran += 1;
+                    continue;
+                }
                 match try_out(dir.path()) {
                     Ok(()) => ran += 1,
                     Err(error) => {
