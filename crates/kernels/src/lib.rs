@@ -9,6 +9,7 @@
 mod activations;
 pub mod attention;
 mod bandwidth;
+pub mod delta;
 mod element;
 mod isa;
 mod matmul;

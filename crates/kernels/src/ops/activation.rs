@@ -62,6 +62,19 @@ simd_fn! {
 }
 
 simd_fn! {
+    /// `x *= sigmoid(gate)`.
+    ///
+    /// # Panics
+    /// If the slices differ in length.
+    pub fn mul_sigmoid<S>(x: &mut [f32], gate: &[f32]) {
+        assert_eq!(x.len(), gate.len());
+        let p = x.as_mut_ptr();
+        // SAFETY: lengths are equal; simd_fn runs this only where the set exists.
+        unsafe { map2!(S, p, gate.as_ptr(), p, x.len(), |x, g| S::mul(x, sigmoid::<S>(g))) }
+    }
+}
+
+simd_fn! {
     /// `x = cap * tanh(x / cap)`.
     pub fn softcap<S>(x: &mut [f32], cap: f32) {
         // SAFETY: simd_fn runs this only where the set exists.
@@ -82,9 +95,12 @@ pub(crate) unsafe fn softcap_lanes<S: Simd>(x: S::F, cap: f32) -> S::F {
     }
 }
 
-/// `1 / (1 + exp(-x))`.
+/// `1 / (1 + exp(-x))`, lane by lane.
+///
+/// # Safety
+/// The processor has `S`.
 #[inline(always)]
-unsafe fn sigmoid<S: Simd>(x: S::F) -> S::F {
+pub(crate) unsafe fn sigmoid<S: Simd>(x: S::F) -> S::F {
     // SAFETY: lane arithmetic on a set that the caller vouches for.
     unsafe {
         let one = S::splat(1.0);

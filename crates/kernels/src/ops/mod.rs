@@ -10,9 +10,11 @@ mod rope;
 mod select;
 mod softmax;
 
-pub(crate) use activation::softcap_lanes;
-pub use activation::{geglu_tanh, softcap, swiglu, swiglu_clamped};
-pub use norm::{add_assign, add_scaled, rms_norm, rms_norm_heads, rms_norm_unweighted, scale};
+pub use activation::{geglu_tanh, mul_sigmoid, softcap, swiglu, swiglu_clamped};
+pub(crate) use activation::{sigmoid, softcap_lanes};
+pub use norm::{
+    add_assign, add_scaled, rms_norm, rms_norm_gated, rms_norm_heads, rms_norm_unweighted, scale,
+};
 pub use rope::{rope_half, rope_pairs};
 pub use select::{argmax, top_k};
 pub use softmax::{log_sum_exp, softmax};

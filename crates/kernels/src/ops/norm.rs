@@ -1,5 +1,6 @@
 //! RMS norms and the residual stream's additions.
 
+use super::activation::sigmoid;
 use super::lanes::{each, map_assign, map2};
 use crate::isa::simd_fn;
 
@@ -33,6 +34,28 @@ simd_fn! {
                 let inv = S::splat(inverse_rms::<S>(head, eps));
                 let p = head.as_mut_ptr();
                 map2!(S, p, weight.as_ptr(), p, head.len(), |x, w| S::mul(S::mul(x, inv), w));
+            }
+        }
+    }
+}
+
+simd_fn! {
+    /// `out = norm(x) * silu(gate)`, the norm for every head of `x` (`[heads][weight.len()]`) apart, with the
+    /// same weight.
+    ///
+    /// # Panics
+    /// If the slices differ in length or are not a whole number of heads.
+    pub fn rms_norm_gated<S>(x: &[f32], weight: &[f32], gate: &[f32], eps: f32, out: &mut [f32]) {
+        let n = weight.len();
+        assert!(n > 0 && x.len().is_multiple_of(n) && x.len() == gate.len() && x.len() == out.len());
+        for at in (0..x.len()).step_by(n) {
+            let (x, gate, out) = (&x[at..at + n], &gate[at..at + n], &mut out[at..at + n]);
+            // SAFETY: all have one length; simd_fn runs this only where the set exists.
+            unsafe {
+                let inv = S::splat(inverse_rms::<S>(x, eps));
+                let p = out.as_mut_ptr();
+                map2!(S, x.as_ptr(), weight.as_ptr(), p, n, |x, w| S::mul(S::mul(x, inv), w));
+                map2!(S, p, gate.as_ptr(), p, n, |x, g| S::mul(x, S::mul(g, sigmoid::<S>(g))));
             }
         }
     }

@@ -152,3 +152,19 @@ fn selection() {
     assert_eq!(argmax(&[f32::NAN, 1.0, f32::NAN, 2.0]), (3, 2.0));
     assert_eq!(top_k(&[f32::NAN, 1.0, f32::NAN, 2.0], 3), [3, 1, 0]);
 }
+
+#[test]
+fn gates() {
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    for n in LENGTHS {
+        let (x, gate, w) = (row(2 * n, 21, 2.0), row(2 * n, 22, 5.0), row(n, 23, 1.0));
+        let mut out = x.clone();
+        mul_sigmoid(&mut out, &gate);
+        assert_close(&out, |i| f64::from(x[i]) * sigmoid(f64::from(gate[i])), 1e-6);
+        let mut normed = x.clone();
+        rms_norm_heads(&mut normed, &w, 1e-6);
+        rms_norm_gated(&x, &w, &gate, 1e-6, &mut out);
+        let silu = |i: usize| f64::from(gate[i]) * sigmoid(f64::from(gate[i]));
+        assert_close(&out, |i| f64::from(normed[i]) * silu(i), 1e-6);
+    }
+}
