@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, chat, golden, inspect, list, pull, run, template, tokenize};
+use crate::commands::{bench, chat, golden, inspect, list, pull, run, synth, template, tokenize};
 
 /// Exit code of a command line that cannot be understood.
 const USAGE: u8 = 2;
@@ -53,6 +53,8 @@ enum Command {
     Bench(bench::Args),
     /// Compare with a folder of reference outputs.
     Golden(golden::Args),
+    /// Write a checkpoint of random weights in the proportions of a published family.
+    Synth(synth::Args),
 }
 
 impl Command {
@@ -67,6 +69,7 @@ impl Command {
             Self::Template(args) => template::run(&args),
             Self::Bench(args) => bench::run(&args),
             Self::Golden(args) => golden::run(&args),
+            Self::Synth(args) => synth::run(&args),
         }
     }
 }

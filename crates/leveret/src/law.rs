@@ -65,7 +65,7 @@ impl Reference {
             for m in PASS_ROWS {
                 let what = format!("{setting}, prompt in chunks of {chunk}, passes of {m}");
                 rows += self.check_passes(target, &mut cache, m, &what)?;
-                cache.truncate(self.prefix)?;
+                self.rewind(target, &mut cache, &self.tokens[..self.prefix])?;
             }
             let what = format!("{setting}, prompt in chunks of {chunk}, tree");
             rows += self.check_tree(target, &mut cache, &what)?;
@@ -81,6 +81,17 @@ impl Reference {
             commit_all(&mut cache, rows.len())?;
         }
         Ok(cache)
+    }
+
+    /// Brings the cache back to where it had read `text`, which is what it begins with.
+    fn rewind<T: Target>(&self, target: &mut T, cache: &mut T::Cache, text: &[u32]) -> Result<()> {
+        if cache.truncate(text.len()).is_err() {
+            // A recurrent state goes back to its beginning only.
+            cache.truncate(0)?;
+            forward(target, cache, text, None, LogitRows::None)?;
+            commit_all(cache, text.len())?;
+        }
+        Ok(())
     }
 
     fn check_passes<T: Target>(
@@ -136,7 +147,7 @@ impl Reference {
         // The wrong branches, each decoded as if it were the text; the deepest first, so that the
         // right rows before each are still there.
         for depth in (0..main.len()).rev() {
-            cache.truncate(self.prefix + depth)?;
+            self.rewind(target, cache, &self.tokens[..self.prefix + depth])?;
             for row in [3 * depth, 3 * depth + 1] {
                 forward(target, cache, &tokens[row..=row], None, LogitRows::Last)?;
                 let place = || format!("{what}: row {row}, a branch at position {}", self.prefix + depth);
@@ -144,7 +155,7 @@ impl Reference {
                 cache.commit(&[0])?;
             }
         }
-        cache.truncate(self.prefix)?;
+        self.rewind(target, cache, &self.tokens[..self.prefix])?;
         Ok(tokens.len() + tail.len() - main.len())
     }
 

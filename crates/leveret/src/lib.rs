@@ -16,5 +16,6 @@ mod plot;
 mod progress;
 pub mod prompts;
 pub mod pull;
+mod synth;
 
 pub use cli::main;

@@ -24,6 +24,9 @@ pub struct Model {
     work: Work,
 }
 
+/// Most rows of a prompt's chunk that recurrent layers keep a tape of, as they do of drafts.
+const TAPED: usize = 64;
+
 /// Buffers and results of the last pass.
 #[derive(Debug, Default)]
 struct Work {
@@ -181,6 +184,11 @@ impl Work {
         for pass in passes {
             let (first, rows) = (self.tokens.len(), pass.tokens.len());
             self.plan.add(pass.cache, rows, pass.parents);
+            // Rows without logits cannot be verified one by one.
+            let whole = rows > TAPED && pass.logits != LogitRows::All;
+            if let Some(segment) = self.plan.segments.last_mut() {
+                segment.whole = whole && segment.held == 0 && segment.tree.is_none();
+            }
             self.tokens.extend_from_slice(pass.tokens);
             let asked = match pass.logits {
                 LogitRows::None => first + rows..first + rows,

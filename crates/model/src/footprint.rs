@@ -1,12 +1,13 @@
 //! What a model will need, told from its files before anything is loaded.
 
 use crate::Result;
-use crate::config::{Config, LayerConfig};
+use crate::config::{Config, DeltaConfig, LayerConfig};
 use crate::drafters::TargetFacts;
-use crate::layers::{Experts, Gated, Layer, MlpKind};
+use crate::layers::{Experts, Gated, Layer, Mixer, MlpKind};
 use crate::load::{LoadOptions, Source};
 use crate::weights::{self, MatrixShape, Measure, Weights};
 use leveret_kernels::attention::KvType;
+use leveret_kernels::delta::DeltaState;
 use leveret_kernels::{ElementType, Matrix};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,14 +23,16 @@ pub struct Footprint {
     pub bytes_per_token: u64,
     /// Bytes that one position takes in a sequence's caches.
     pub cache_bytes_per_position: u64,
+    /// Bytes of a sequence's recurrent states, whatever its length.
+    pub state_bytes: u64,
     /// Matrices and their bytes by type in memory.
     pub types: Vec<(ElementType, usize, u64)>,
 }
 
 impl Footprint {
-    /// Bytes of weights and of one sequence's full caches of `context` positions.
+    /// Bytes of weights and of one sequence's states and full caches of `context` positions.
     pub fn total_bytes(&self, context: usize) -> u64 {
-        self.weight_bytes + self.cache_bytes_per_position * context as u64
+        self.weight_bytes + self.state_bytes + self.cache_bytes_per_position * context as u64
     }
 }
 
@@ -75,12 +78,14 @@ fn measure(config: &Config, weights: &Weights<MatrixShape>, kv: KvType) -> Footp
         KvType::F16 => 2,
         KvType::F32 => 4,
     };
+    let state = |delta: &DeltaConfig| DeltaState::bytes_of(&delta.shape) as u64;
     let widths = (0..config.layers.len()).map(|layer| config.kv_width(layer) as u64);
     Footprint {
         parameters: sum.parameters,
         weight_bytes: sum.bytes,
         bytes_per_token: sum.read,
         cache_bytes_per_position: widths.sum::<u64>() * element,
+        state_bytes: config.layers.iter().flat_map(|l| &l.delta).map(state).sum(),
         types: sum.types.into_values().collect(),
     }
 }
@@ -117,8 +122,10 @@ impl Sum {
     }
 
     fn layer(&mut self, layer: &Layer<MatrixShape>, config: &LayerConfig) {
-        let a = &layer.attention;
-        self.all([&a.q, &a.o].into_iter().chain(&a.k).chain(&a.v));
+        match &layer.mixer {
+            Mixer::Attention(a) => self.all([&a.q, &a.o].into_iter().chain(&a.k).chain(&a.v).chain(&a.gate)),
+            Mixer::Delta(delta) => self.all(delta.matrices()),
+        }
         let share = config.mlp.experts.map_or(Reads::Share(1, 1), |e| Reads::Share(e.used, e.count));
         match &layer.mlp.kind {
             MlpKind::Dense(dense) => self.all(dense.matrices()),
@@ -140,6 +147,9 @@ impl Sum {
 
     fn experts(&mut self, experts: &Experts<MatrixShape>, share: Reads) {
         self.add(&experts.router, Reads::Share(1, 1));
+        if let Some(shared) = &experts.shared {
+            self.all(shared.mlp.matrices().into_iter().chain([&shared.scale]));
+        }
         let matrices = experts.experts.iter().flat_map(Gated::matrices);
         matrices.for_each(|shape| self.add(shape, share));
     }

@@ -61,9 +61,18 @@ fn configurations_with_any_key_changed() {
         json!(["full_attention"]),
     ];
     let (mut refused, mut ran) = (0, 0);
-    for case in
-        ["llama", "qwen2", "qwen3-moe", "ministral3", "gemma3", "gemma4-e", "gemma4-26b-a4b", "gpt-oss"]
-    {
+    for case in [
+        "llama",
+        "qwen2",
+        "qwen3-moe",
+        "ministral3",
+        "gemma3",
+        "gemma4-e",
+        "gemma4-26b-a4b",
+        "qwen35",
+        "qwen35-moe",
+        "gpt-oss",
+    ] {
         let target = common::golden(case).join("target");
         let config: Value =
             serde_json::from_slice(&std::fs::read(target.join("config.json")).unwrap()).unwrap();

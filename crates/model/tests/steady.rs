@@ -29,14 +29,16 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn decoding_allocates_nothing() {
-    for case in ["llama", "gemma3", "gemma4-e", "gemma4-26b-a4b", "qwen3-moe", "gpt-oss"] {
+    for case in
+        ["llama", "gemma3", "gemma4-e", "gemma4-26b-a4b", "qwen3-moe", "qwen35", "qwen35-moe", "gpt-oss"]
+    {
         assert_eq!(allocations(case, 1, 1), 0, "{case}");
         // A helper thread grows its buffers when it first claims such work, which the scheduler decides.
         assert_eq!(allocations(case, 2, 20), 0, "{case}, 2 threads");
     }
 }
 
-/// Allocations of 60 passes that follow 40 of the same kinds, at every place within a key tile: the fewest of so
+/// Allocations of 59 passes that follow 41 of the same kinds, at every place within a key tile: the fewest of so
 /// many tries over the same places.
 fn allocations(case: &str, threads: usize, tries: usize) -> usize {
     let source = Source::open(common::golden(&format!("{case}/target"))).unwrap();
@@ -45,16 +47,24 @@ fn allocations(case: &str, threads: usize, tries: usize) -> usize {
     let tokens: Vec<u32> = (0..16).collect();
     let parents = [None, Some(0), Some(0), Some(2)];
     let mut round = |i: usize| {
+        if cache.truncate(i).is_err() {
+            // A recurrent state goes back to its beginning only.
+            cache.truncate(0).unwrap();
+            let (tokens, path) = (&tokens[..1].repeat(i), (0..i).collect::<Vec<_>>());
+            let pass = Pass { cache: &mut cache, tokens, parents: None, logits: LogitRows::None };
+            model.forward(&mut [pass], &[]).unwrap();
+            cache.commit(&path).unwrap();
+        }
         let (rows, parents) = if i.is_multiple_of(2) { (8, None) } else { (4, Some(&parents[..])) };
-        cache.truncate(i).unwrap();
         let pass = Pass { cache: &mut cache, tokens: &tokens[..rows], parents, logits: LogitRows::All };
         model.forward(&mut [pass], &[]).unwrap();
         cache.commit(&[0]).unwrap();
     };
     (0..40).for_each(&mut round);
     let window = |_| {
+        round(40);
         let before = ALLOCATIONS.load(Relaxed);
-        (40..100).for_each(&mut round);
+        (41..100).for_each(&mut round);
         ALLOCATIONS.load(Relaxed) - before
     };
     (0..tries).map(window).min().unwrap()

@@ -137,7 +137,7 @@ fn convolve_head(
             // SAFETY: as above.
             let gates = unsafe { places.gates.part((kept * shape.v_heads + own) * 2, 2) };
             let at = row * shape.v_heads + own;
-            gates[0] = (spec.decay[own] * softplus(inputs.a[at] + spec.dt_bias[own])).exp();
+            gates[0] = (spec.rates[own] * softplus(inputs.a[at] + spec.dt_bias[own])).exp();
             gates[1] = 1.0 / (1.0 + (-inputs.b[at]).exp());
         }
     }

@@ -68,8 +68,8 @@ pub struct DeltaSpec<'a> {
     pub shape: DeltaShape,
     /// Convolution `[taps][channels]`, the oldest row's weights first.
     pub conv: &'a [f32],
-    /// Logarithm of a state's decay for each unit of time step, `[v_heads]`, negative.
-    pub decay: &'a [f32],
+    /// Rate at which states decay with their time steps, `[v_heads]`, negative.
+    pub rates: &'a [f32],
     /// Added to time steps before their softplus, `[v_heads]`.
     pub dt_bias: &'a [f32],
 }
@@ -144,7 +144,7 @@ pub fn delta(
 ) {
     let shape = spec.shape;
     assert!(spec.conv.len() == shape.taps * shape.channels() && (2..=MAX_TAPS).contains(&shape.taps));
-    assert!(spec.decay.len() == shape.v_heads && spec.dt_bias.len() == shape.v_heads);
+    assert!(spec.rates.len() == shape.v_heads && spec.dt_bias.len() == shape.v_heads);
     assert!(inputs.mixed.len() == rows.rows * shape.channels() && out.len() == rows.rows * shape.v_width());
     assert!(inputs.a.len() == rows.rows * shape.v_heads && inputs.b.len() == inputs.a.len());
     assert!(!rows.whole || (rows.held == 0 && rows.tree.is_none() && rows.rows >= MAX_TAPS));

@@ -32,7 +32,7 @@ impl Noise {
 struct Subject {
     shape: DeltaShape,
     conv: Vec<f32>,
-    decay: Vec<f32>,
+    rates: Vec<f32>,
     dt_bias: Vec<f32>,
     mixed: Vec<f32>,
     a: Vec<f32>,
@@ -45,7 +45,7 @@ impl Subject {
         Self {
             shape,
             conv: noise.floats(shape.taps * shape.channels()),
-            decay: noise.floats(shape.v_heads).iter().map(|x| -(2.0 * x).exp()).collect(),
+            rates: noise.floats(shape.v_heads).iter().map(|x| -(2.0 * x).exp()).collect(),
             dt_bias: noise.floats(shape.v_heads),
             mixed: noise.floats(rows * shape.channels()),
             a: noise.floats(rows * shape.v_heads),
@@ -90,7 +90,7 @@ impl Subject {
         let rows = DeltaRows { rows: inputs.len(), held, tree, whole };
         let mut out = vec![0.0; inputs.len() * self.shape.v_width()];
         let spec =
-            DeltaSpec { shape: self.shape, conv: &self.conv, decay: &self.decay, dt_bias: &self.dt_bias };
+            DeltaSpec { shape: self.shape, conv: &self.conv, rates: &self.rates, dt_bias: &self.dt_bias };
         let inputs = DeltaInputs { mixed: &mixed, a: &a, b: &b };
         delta(team, &spec, state, &rows, &inputs, &mut out, &mut DeltaScratch::default());
         out.chunks_exact(self.shape.v_width()).map(|row| row.iter().map(|x| x.to_bits()).collect()).collect()
@@ -160,7 +160,7 @@ fn plainly(subject: &Subject, rows: usize) -> Vec<Vec<f64>> {
             let v = &mixed[2 * kw + head * dv..][..dv];
             let at = row * shape.v_heads + head;
             let step = (f64::from(subject.a[at]) + f64::from(subject.dt_bias[head])).exp().ln_1p();
-            let decay = (f64::from(subject.decay[head]) * step).exp();
+            let decay = (f64::from(subject.rates[head]) * step).exp();
             let beta = 1.0 / (1.0 + (-f64::from(subject.b[at])).exp());
             state.iter_mut().for_each(|s| *s *= decay);
             for j in 0..dv {

@@ -64,6 +64,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let cache = need.cache_bytes_per_position * context as u64;
     let total = need.total_bytes(context);
     let windows = config.layers.iter().filter(|layer| layer.attention.window.is_some()).count();
+    let recurrent = config.layers.iter().filter(|layer| layer.delta.is_some()).count();
     let is_shared = |layer: &&LayerConfig| matches!(layer.attention.source, KvSource::Layer(_));
     let shared = config.layers.iter().filter(is_shared).count();
 
@@ -77,6 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             "parameters": need.parameters,
             "layers": config.layers.len(),
             "window_layers": windows,
+            "recurrent_layers": recurrent,
             "shared_cache_layers": shared,
             "hidden_size": config.hidden,
             "vocab_size": config.vocab,
@@ -88,6 +90,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             "weight_bytes": need.weight_bytes,
             "context": context,
             "cache_bytes": cache,
+            "state_bytes": need.state_bytes,
             "memory_bytes": total,
         });
         if let Some(drafter) = &drafter {
@@ -106,8 +109,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     line("architecture", config.family.to_owned())?;
     line("parameters", HumanCount(need.parameters).to_string())?;
     let windows = if windows > 0 { format!(", {windows} with a sliding window") } else { String::new() };
+    let recurrent = if recurrent > 0 { format!(", {recurrent} recurrent") } else { String::new() };
     let shared = if shared > 0 { format!(", {shared} on the caches of others") } else { String::new() };
-    line("layers", format!("{}{windows}{shared}", config.layers.len()))?;
+    line("layers", format!("{}{recurrent}{windows}{shared}", config.layers.len()))?;
     line("width, vocabulary", format!("{}, {}", config.hidden, HumanCount(config.vocab as u64)))?;
     line("most context", format!("{} tokens", HumanCount(config.max_context as u64)))?;
     line("file", HumanBytes(source.file_bytes()).to_string())?;
@@ -119,7 +123,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     line("read per token", HumanBytes(need.bytes_per_token).to_string())?;
     line("memory needed", format!("{} at {context} tokens of context", HumanBytes(total)))?;
-    line("", format!("{} weights, {} keys and values", HumanBytes(need.weight_bytes), HumanBytes(cache)))?;
+    let states = match need.state_bytes {
+        0 => String::new(),
+        bytes => format!(", {} recurrent states", HumanBytes(bytes)),
+    };
+    let (weights, cache) = (HumanBytes(need.weight_bytes), HumanBytes(cache));
+    line("", format!("{weights} weights, {cache} keys and values{states}"))?;
     if let Some(drafter) = &drafter {
         drafter.table(&mut out)?;
     }

@@ -9,5 +9,6 @@ pub(crate) mod list;
 pub(crate) mod pull;
 pub(crate) mod run;
 mod sampling;
+pub(crate) mod synth;
 pub(crate) mod template;
 pub(crate) mod tokenize;

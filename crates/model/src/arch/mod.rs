@@ -9,6 +9,7 @@ mod gpt_oss;
 mod llama;
 pub(crate) mod mistral;
 mod qwen;
+mod qwen35;
 
 use crate::config::gguf::GgufConfig;
 use crate::config::hf::HfConfig;
@@ -29,12 +30,15 @@ struct Family {
     from_gguf: fn(&GgufConfig<'_>) -> Result<Config>,
 }
 
-const FAMILIES: [Family; 8] = [
+const FAMILIES: [Family; 11] = [
     llama::LLAMA,
     mistral::MISTRAL,
     qwen::QWEN2,
     qwen::QWEN3,
     qwen::QWEN3_MOE,
+    qwen35::QWEN35,
+    qwen35::QWEN35_MOE,
+    qwen35::QWEN3_NEXT,
     gemma3::GEMMA3,
     gemma4::GEMMA4,
     gpt_oss::GPT_OSS,

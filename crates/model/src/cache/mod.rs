@@ -1,12 +1,14 @@
-//! The state of one sequence: per layer what its attention has to look back on.
+//! The state of one sequence: per layer what it has to look back on.
 //!
 //! Slot `i` holds committed row `i`; the rows of a pass stand behind the committed ones until
-//! `commit` moves the accepted path down and forgets the rest.
+//! `commit` moves the accepted path down and forgets the rest. Recurrent layers keep a tape of the
+//! last pass instead of slots.
 
 use crate::config::{Config, KvSource};
 use crate::target::Cache;
 use crate::{Error, Result};
 use leveret_kernels::attention::{KvBuffer, KvType};
+use leveret_kernels::delta::DeltaState;
 
 /// Parent of a row that follows the committed ones directly.
 const ROOT: u32 = u32::MAX;
@@ -28,6 +30,8 @@ pub struct Sequence {
 pub(crate) enum LayerState {
     /// Keys and values of every row.
     Attention(KvBuffer),
+    /// What all rows together have left behind.
+    Delta(Box<DeltaState>),
     /// Nothing: the layer reads what another one keeps.
     Nothing,
 }
@@ -50,16 +54,19 @@ impl Sequence {
         }
         let layer = |layer: &crate::config::LayerConfig| {
             let a = &layer.attention;
-            if let KvSource::Layer(_) = a.source {
-                return Ok(LayerState::Nothing);
-            }
-            KvBuffer::new(kv, a.kv_heads, a.k_dim, a.v_dim, capacity).map(LayerState::Attention).ok_or_else(
-                || {
-                    Error::request(format!(
-                        "no memory for a cache of {capacity} rows: ask for a shorter context"
-                    ))
-                },
-            )
+            let state = match (&layer.delta, a.source) {
+                (Some(delta), _) => {
+                    DeltaState::new(delta.shape).map(|state| LayerState::Delta(Box::new(state)))
+                }
+                (None, KvSource::Layer(_)) => Some(LayerState::Nothing),
+                (None, _) => {
+                    KvBuffer::new(kv, a.kv_heads, a.k_dim, a.v_dim, capacity).map(LayerState::Attention)
+                }
+            };
+            state.ok_or_else(|| {
+                let what = format!("no memory for a cache of {capacity} rows: ask for a shorter context");
+                Error::request(what)
+            })
         };
         let layers = config.layers.iter().map(layer).collect::<Result<_>>()?;
         Ok(Self { len: 0, capacity, parents: Vec::new(), held: 0, layers })
@@ -69,9 +76,18 @@ impl Sequence {
     pub fn bytes(&self) -> usize {
         let bytes = |layer: &LayerState| match layer {
             LayerState::Attention(kv) => kv.bytes(),
+            LayerState::Delta(state) => state.bytes(),
             LayerState::Nothing => 0,
         };
         self.layers.iter().map(bytes).sum()
+    }
+
+    /// The states of recurrent layers.
+    fn recurrent(&self) -> impl Iterator<Item = &DeltaState> {
+        self.layers.iter().filter_map(|layer| match layer {
+            LayerState::Delta(state) => Some(&**state),
+            _ => None,
+        })
     }
 
     /// Checks that `rows` more rows fit.
@@ -131,14 +147,22 @@ impl Cache for Sequence {
             }
             parent = row as u32;
         }
-        // Parents precede children, so the path ascends and no row overwrites one still to be moved.
-        for (i, &row) in path.iter().enumerate() {
-            if row != i {
-                for layer in &mut self.layers {
-                    if let LayerState::Attention(kv) = layer {
-                        kv.move_row(self.len + row, self.len + i);
-                    }
+        let rows = self.parents.len();
+        if !self.recurrent().all(|state| state.can_commit(path, rows)) {
+            let kept = path.len();
+            return Err(Error::request(format!(
+                "commit of {kept} rows of {rows}: recurrent layers keep no tape of so long a pass without all logits, so all of it is kept or none"
+            )));
+        }
+        for layer in &mut self.layers {
+            match layer {
+                // Parents precede children, so the path ascends and no row overwrites one still to be moved.
+                LayerState::Attention(kv) => {
+                    let moved = path.iter().enumerate().filter(|&(i, &row)| row != i);
+                    moved.for_each(|(i, &row)| kv.move_row(self.len + row, self.len + i));
                 }
+                LayerState::Delta(state) => state.commit(path),
+                LayerState::Nothing => {}
             }
         }
         self.len += path.len();
@@ -153,6 +177,21 @@ impl Cache for Sequence {
                 "truncation to {len} rows, but only {} are committed",
                 self.len
             )));
+        }
+        let dropped = self.len - len;
+        if len > 0 && self.recurrent().any(|state| state.revocable() < dropped) {
+            let now = self.len;
+            return Err(Error::request(format!(
+                "truncation from {now} rows to {len}: recurrent layers can take back only rows of the last commit, and only before the next pass; \
+                 truncate to 0 and run the rows again"
+            )));
+        }
+        for layer in &mut self.layers {
+            match layer {
+                LayerState::Delta(state) if len == 0 => state.reset(),
+                LayerState::Delta(state) => state.revoke(dropped),
+                LayerState::Attention(_) | LayerState::Nothing => {}
+            }
         }
         self.len = len;
         self.parents.clear();

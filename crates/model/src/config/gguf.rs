@@ -124,6 +124,7 @@ impl<'a> GgufConfig<'a> {
             }
         };
         let layer = LayerConfig {
+            delta: None,
             attention: AttentionConfig {
                 input: AttentionInput::Normed,
                 heads: first_heads,
@@ -137,6 +138,7 @@ impl<'a> GgufConfig<'a> {
                 source: KvSource::Own,
                 qk_norm: false,
                 v_norm: false,
+                gated: false,
                 qkv_bias: Presence::IfPresent,
                 out_bias: Presence::IfPresent,
                 rotation: 0,

@@ -58,6 +58,10 @@ impl<'a> HfConfig<'a> {
         Error::format(self.path, format!("key `{key}` is {found}, expected {expected}"))
     }
 
+    pub(crate) fn path(&self) -> &'a Path {
+        self.path
+    }
+
     pub(crate) fn text(&self, key: &str) -> Option<&'a str> {
         self.get(key).and_then(Value::as_str)
     }
@@ -115,6 +119,12 @@ impl<'a> HfConfig<'a> {
 
     /// For each of `layers` whether it has the sliding window, from `layer_types`; absent if the key is.
     pub(crate) fn sliding_layers(&self, layers: usize) -> Result<Option<Vec<bool>>> {
+        self.layers_of_type("sliding_attention", layers)
+    }
+
+    /// For each of `layers` whether `layer_types` calls it `kind` and not `full_attention`; absent if
+    /// the key is.
+    pub(crate) fn layers_of_type(&self, kind: &str, layers: usize) -> Result<Option<Vec<bool>>> {
         let Some(types) = self.list("layer_types")? else { return Ok(None) };
         if types.len() != layers {
             return Err(Error::format(
@@ -122,12 +132,12 @@ impl<'a> HfConfig<'a> {
                 format!("`layer_types` names {} layers, expected {layers}", types.len()),
             ));
         }
-        let sliding = |v: &Value| match v.as_str() {
-            Some("sliding_attention") => Ok(true),
+        let is_kind = |v: &Value| match v.as_str() {
+            Some(found) if found == kind => Ok(true),
             Some("full_attention") => Ok(false),
-            _ => Err(self.wrong("layer_types", v, "`sliding_attention` or `full_attention`")),
+            _ => Err(self.wrong("layer_types", v, &format!("`{kind}` or `full_attention`"))),
         };
-        types.iter().map(sliding).collect::<Result<_>>().map(Some)
+        types.iter().map(is_kind).collect::<Result<_>>().map(Some)
     }
 
     /// The sizes all families share, as a decoder whose layers are alike, without norms on
@@ -147,6 +157,7 @@ impl<'a> HfConfig<'a> {
             }
         };
         let layer = LayerConfig {
+            delta: None,
             attention: AttentionConfig {
                 input: AttentionInput::Normed,
                 heads,
@@ -160,13 +171,18 @@ impl<'a> HfConfig<'a> {
                 source: KvSource::Own,
                 qk_norm: false,
                 v_norm: false,
+                gated: false,
                 qkv_bias: Presence::No,
                 out_bias: Presence::No,
                 rotation: 0,
                 query_growth: None,
             },
             mlp: MlpConfig {
-                width: self.need_count("intermediate_size")?,
+                // Where all layers have experts, only their width may be named.
+                width: match (self.count("intermediate_size")?, self.count("moe_intermediate_size")?) {
+                    (Some(width), _) | (None, Some(width)) => width,
+                    (None, None) => return Err(self.missing("intermediate_size")),
+                },
                 activation: self.activation()?,
                 bias: Presence::No,
                 experts: None,

@@ -9,9 +9,10 @@ mod names;
 mod rope;
 
 use crate::{Error, Result};
+use leveret_kernels::delta::{DeltaShape, MAX_TAPS};
 use std::path::Path;
 
-pub use names::{ExpertNames, PerLayerNames, TensorNames};
+pub use names::{DeltaNames, ExpertNames, PerLayerNames, SharedNames, TensorNames};
 pub use rope::{RopeScaling, Rotation};
 
 /// A decoder: embedding, layers, final norm, head.
@@ -86,8 +87,10 @@ pub struct PerLayerConfig {
 /// One decoder layer: attention and MLP, each added to the residual stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerConfig {
-    /// How rows read earlier rows.
+    /// How rows read earlier rows, unless there is a recurrence.
     pub attention: AttentionConfig,
+    /// A recurrence in place of the attention, which then says nothing.
+    pub delta: Option<DeltaConfig>,
     /// What is done to each row alone.
     pub mlp: MlpConfig,
     /// Norms on the outputs of attention and MLP too, before they are added.
@@ -123,6 +126,9 @@ pub struct AttentionConfig {
     pub qk_norm: bool,
     /// Norms without weights on each value head.
     pub v_norm: bool,
+    /// A gate on each element of the heads' output: the sigmoid of a projection whose rows share a
+    /// tensor with the queries, head by head, behind each query head.
+    pub gated: bool,
     /// Biases of the query, key and value projections.
     pub qkv_bias: Presence,
     /// Bias of the output projection.
@@ -143,6 +149,16 @@ pub enum AttentionInput {
         /// Values in a row.
         width: usize,
     },
+}
+
+/// Gated DeltaNet: a convolution over the last rows, then one matrix per head that each row decays
+/// and corrects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeltaConfig {
+    /// Heads, their widths, rows of the convolution.
+    pub shape: DeltaShape,
+    /// Whether the file stores logarithms of decay rates (Hugging Face) or the rates, negative (GGUF).
+    pub log_rates: bool,
 }
 
 /// Where the keys and values of a layer come from.
@@ -202,6 +218,12 @@ pub enum DenseBeside {
     /// Reads the residual stream as a dense layer does. The experts read it by way of a second
     /// norm; each of the two outputs has a norm before they are added up.
     Normed {
+        /// Inner width.
+        width: usize,
+    },
+    /// Reads what the experts read; its output is multiplied by the sigmoid of a learned product
+    /// with the row and added to theirs (Qwen's shared expert).
+    Gated {
         /// Inner width.
         width: usize,
     },
@@ -271,46 +293,64 @@ impl Config {
             ));
         }
         for (i, layer) in self.layers.iter().enumerate() {
-            let a = &layer.attention;
-            if let AttentionInput::Given { width } = a.input {
-                range(&format!("layer {i}: width of the attention's input"), width, MAX_WIDTH)?;
+            match &layer.delta {
+                Some(delta) => check_delta(path, i, &delta.shape, &range)?,
+                None => self.check_attention(path, i, &range)?,
             }
-            range(&format!("layer {i}: number of query heads"), a.heads, 1 << 12)?;
-            range(&format!("layer {i}: number of key-value heads"), a.kv_heads, a.heads)?;
-            range(&format!("layer {i}: key head width"), a.k_dim, 1 << 12)?;
-            range(&format!("layer {i}: value head width"), a.v_dim, 1 << 12)?;
-            range(&format!("layer {i}: query width"), a.heads * a.k_dim.max(a.v_dim), MAX_WIDTH)?;
-            if !a.heads.is_multiple_of(a.kv_heads) {
-                let (h, k) = (a.heads, a.kv_heads);
-                return Err(Error::format(
-                    path,
-                    format!("layer {i}: {h} query heads are not a multiple of {k} key-value heads"),
-                ));
-            }
-            if let Some(window) = a.window {
-                range(&format!("layer {i}: sliding window"), window, usize::MAX)?;
-            }
-            if let Some(growth) = a.query_growth {
-                range("original context of the query scale", growth.period, MAX_CONTEXT)?;
-            }
-            let Some(rotation) = self.rotations.get(a.rotation) else {
-                return Err(Error::format(
-                    path,
-                    format!("layer {i} names a position rotation that is not described"),
-                ));
-            };
-            rotation.check(path, a.k_dim)?;
-            self.check_source(path, i)?;
             range(&format!("layer {i}: MLP width"), layer.mlp.width, MAX_WIDTH)?;
             if let Some(experts) = layer.mlp.experts {
                 range(&format!("layer {i}: number of experts"), experts.count, 1 << 14)?;
                 range(&format!("layer {i}: experts used by a row"), experts.used, experts.count)?;
-                if let Some(DenseBeside::Normed { width }) = experts.dense {
+                if let Some(DenseBeside::Normed { width } | DenseBeside::Gated { width }) = experts.dense {
                     range(&format!("layer {i}: width of the dense MLP"), width, MAX_WIDTH)?;
                 }
             }
         }
         Ok(())
+    }
+
+    fn check_attention(
+        &self,
+        path: &Path,
+        i: usize,
+        range: &dyn Fn(&str, usize, usize) -> Result<()>,
+    ) -> Result<()> {
+        let a = &self.layers[i].attention;
+        if let AttentionInput::Given { width } = a.input {
+            range(&format!("layer {i}: width of the attention's input"), width, MAX_WIDTH)?;
+        }
+        range(&format!("layer {i}: number of query heads"), a.heads, 1 << 12)?;
+        range(&format!("layer {i}: number of key-value heads"), a.kv_heads, a.heads)?;
+        range(&format!("layer {i}: key head width"), a.k_dim, 1 << 12)?;
+        range(&format!("layer {i}: value head width"), a.v_dim, 1 << 12)?;
+        range(&format!("layer {i}: query width"), a.heads * a.k_dim.max(a.v_dim), MAX_WIDTH)?;
+        if !a.heads.is_multiple_of(a.kv_heads) {
+            let (h, k) = (a.heads, a.kv_heads);
+            return Err(Error::format(
+                path,
+                format!("layer {i}: {h} query heads are not a multiple of {k} key-value heads"),
+            ));
+        }
+        if let Some(window) = a.window {
+            range(&format!("layer {i}: sliding window"), window, usize::MAX)?;
+        }
+        if let Some(growth) = a.query_growth {
+            range("original context of the query scale", growth.period, MAX_CONTEXT)?;
+        }
+        let Some(rotation) = self.rotations.get(a.rotation) else {
+            return Err(Error::format(
+                path,
+                format!("layer {i} names a position rotation that is not described"),
+            ));
+        };
+        rotation.check(path, a.k_dim)?;
+        if a.gated && a.k_dim != a.v_dim {
+            return Err(Error::format(
+                path,
+                format!("layer {i}: gates of width {} for values of width {}", a.k_dim, a.v_dim),
+            ));
+        }
+        self.check_source(path, i)
     }
 
     /// A layer can only read keys and values that were written before it, and in its own shape.
@@ -325,8 +365,9 @@ impl Config {
             }
             KvSource::Layer(source) => {
                 let shape = |a: &AttentionConfig| (a.kv_heads, a.k_dim, a.v_dim);
-                let own = |a: &&AttentionConfig| !matches!(a.source, KvSource::Layer(_));
-                match self.layers[..layer].get(source).map(|l| &l.attention).filter(own) {
+                let own =
+                    |l: &&LayerConfig| l.delta.is_none() && !matches!(l.attention.source, KvSource::Layer(_));
+                match self.layers[..layer].get(source).filter(own).map(|l| &l.attention) {
                     Some(other) if shape(other) == shape(a) => Ok(()),
                     Some(other) => fault(format!(
                         "reads the cache of layer {source}, whose heads are {:?}, with heads of {:?} (number, key width, value width)",
@@ -346,8 +387,9 @@ impl Config {
 
     /// Number of values that one row adds to the cache of layer `layer`; 0 if it has none.
     pub(crate) fn kv_width(&self, layer: usize) -> usize {
-        let (k, v) = self.layers[layer].attention.kv_widths();
-        k + v
+        let LayerConfig { attention, delta, .. } = &self.layers[layer];
+        let (k, v) = attention.kv_widths();
+        if delta.is_some() { 0 } else { k + v }
     }
 
     /// The layer whose cache the attention of layer `layer` reads.
@@ -377,6 +419,34 @@ impl AttentionConfig {
     pub(crate) fn out_width(&self) -> usize {
         self.heads * self.v_dim
     }
+}
+
+/// Most values of a recurrent layer's state.
+const MAX_STATE: usize = 1 << 28;
+
+fn check_delta(
+    path: &Path,
+    i: usize,
+    shape: &DeltaShape,
+    range: &dyn Fn(&str, usize, usize) -> Result<()>,
+) -> Result<()> {
+    let DeltaShape { k_heads, v_heads, k_dim, v_dim, taps, .. } = *shape;
+    range(&format!("layer {i}: number of recurrent value heads"), v_heads, 1 << 12)?;
+    range(&format!("layer {i}: number of recurrent key heads"), k_heads, v_heads)?;
+    range(&format!("layer {i}: width of recurrent key heads"), k_dim, 1 << 12)?;
+    range(&format!("layer {i}: width of recurrent value heads"), v_dim, 1 << 12)?;
+    range(&format!("layer {i}: width of the convolution"), shape.channels(), MAX_WIDTH)?;
+    range(&format!("layer {i}: recurrent state"), v_heads * k_dim * v_dim, MAX_STATE)?;
+    if !v_heads.is_multiple_of(k_heads) {
+        let what =
+            format!("layer {i}: {v_heads} recurrent value heads are not a multiple of {k_heads} key heads");
+        return Err(Error::format(path, what));
+    }
+    if !(2..=MAX_TAPS).contains(&taps) {
+        let what = format!("layer {i}: a convolution over {taps} rows; supported: 2 to {MAX_TAPS}");
+        return Err(Error::unsupported(path, what));
+    }
+    Ok(())
 }
 
 /// `count` copies of a layer, refused before anything is allocated if no model has so many.

@@ -37,9 +37,87 @@ pub struct TensorNames {
     pub dense_post_norm: &'static str,
     /// Ways in which experts may lie in the file; the first whose tensors are there counts.
     pub experts: &'static [ExpertNames],
+    pub shared: SharedNames,
+    pub delta: DeltaNames,
     /// Full name within the layer.
     pub output_scale: &'static str,
     pub per_layer: PerLayerNames,
+}
+
+/// Tensors of a gated dense MLP beside the experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct SharedNames {
+    pub gate: &'static str,
+    pub up: &'static str,
+    pub down: &'static str,
+    /// One row: the gate of the whole output.
+    pub scale: &'static str,
+}
+
+/// Tensors of a recurrent layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct DeltaNames {
+    pub qkv: &'static str,
+    pub z: &'static str,
+    pub b: &'static str,
+    pub a: &'static str,
+    /// The same in two tensors, key head by key head: its query, key, values, gates; its `b`, `a`.
+    pub qkvz: &'static str,
+    pub ba: &'static str,
+    pub out: &'static str,
+    /// Full names within the layer.
+    pub conv: &'static str,
+    pub rates: &'static str,
+    pub dt_bias: &'static str,
+    pub norm: &'static str,
+}
+
+impl SharedNames {
+    const HF: Self = Self {
+        gate: "mlp.shared_expert.gate_proj",
+        up: "mlp.shared_expert.up_proj",
+        down: "mlp.shared_expert.down_proj",
+        scale: "mlp.shared_expert_gate",
+    };
+
+    const GGUF: Self = Self {
+        gate: "ffn_gate_shexp",
+        up: "ffn_up_shexp",
+        down: "ffn_down_shexp",
+        scale: "ffn_gate_inp_shexp",
+    };
+}
+
+impl DeltaNames {
+    const HF: Self = Self {
+        qkv: "linear_attn.in_proj_qkv",
+        z: "linear_attn.in_proj_z",
+        b: "linear_attn.in_proj_b",
+        a: "linear_attn.in_proj_a",
+        qkvz: "linear_attn.in_proj_qkvz",
+        ba: "linear_attn.in_proj_ba",
+        out: "linear_attn.out_proj",
+        conv: "linear_attn.conv1d.weight",
+        rates: "linear_attn.A_log",
+        dt_bias: "linear_attn.dt_bias",
+        norm: "linear_attn.norm.weight",
+    };
+
+    const GGUF: Self = Self {
+        qkv: "attn_qkv",
+        z: "attn_gate",
+        b: "ssm_beta",
+        a: "ssm_alpha",
+        qkvz: "ssm_in",
+        ba: "ssm_ba",
+        out: "ssm_out",
+        conv: "ssm_conv1d.weight",
+        rates: "ssm_a",
+        dt_bias: "ssm_dt.bias",
+        norm: "ssm_norm.weight",
+    };
 }
 
 /// Tensors of the embeddings for each layer apart.
@@ -129,6 +207,8 @@ impl TensorNames {
             },
             ExpertNames::Fused { gate_up: "mlp.experts.gate_up_proj", down: "mlp.experts.down_proj" },
         ],
+        shared: SharedNames::HF,
+        delta: DeltaNames::HF,
         output_scale: "",
         per_layer: PerLayerNames::HF,
     };
@@ -164,6 +244,8 @@ impl TensorNames {
             ExpertNames::Stacked { gate: "ffn_gate_exps", up: "ffn_up_exps", down: "ffn_down_exps" },
             ExpertNames::Fused { gate_up: "ffn_gate_up_exps.weight", down: "ffn_down_exps.weight" },
         ],
+        shared: SharedNames::GGUF,
+        delta: DeltaNames::GGUF,
         output_scale: "layer_output_scale.weight",
         per_layer: PerLayerNames::GGUF,
     };

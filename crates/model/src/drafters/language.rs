@@ -159,8 +159,12 @@ impl Guesser for LanguageGuesser {
         }
         let known = self.text.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         // The last row is run again where nothing is new: its logits are wanted.
-        let known = known.min(tokens.len().saturating_sub(1));
-        self.cache.truncate(known)?;
+        let mut known = known.min(tokens.len().saturating_sub(1));
+        if self.cache.truncate(known).is_err() {
+            // A recurrent state cannot go back so far: the text is read again.
+            known = 0;
+            self.cache.truncate(known)?;
+        }
         self.text.truncate(known);
         self.logits.clear();
         self.slots.clear();

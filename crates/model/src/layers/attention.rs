@@ -4,7 +4,7 @@ use super::{Caches, Context, NormWeights, RopeTable, Scratch, fill_normed, proje
 use crate::cache::LayerState;
 use crate::config::{AttentionConfig, KvSource};
 use leveret_kernels::attention::{AttentionSpec, attention};
-use leveret_kernels::ops::{rms_norm_heads, rms_norm_unweighted, scale};
+use leveret_kernels::ops::{mul_sigmoid, rms_norm_heads, rms_norm_unweighted, scale};
 use leveret_kernels::{Job, Matrix, Rows, matmul, par_rows};
 
 /// Weights of one attention block; biases are in the matrices.
@@ -12,6 +12,8 @@ use leveret_kernels::{Job, Matrix, Rows, matmul, par_rows};
 pub(crate) struct Attention<M = Matrix> {
     pub(crate) norms: NormWeights,
     pub(crate) q: M,
+    /// Gates of the heads' output, where they have any.
+    pub(crate) gate: Option<M>,
     /// Absent if the layer reads those of another.
     pub(crate) k: Option<M>,
     /// Absent if keys serve as values too.
@@ -100,7 +102,16 @@ impl Attention {
         }
 
         let width = config.out_width();
-        s.inner.fill(team, rows, width, |row, out| out.copy_from_slice(&heads[row * width..][..width]));
+        let gates = room(&mut s.gate, self.gate.as_ref().map_or(0, |_| rows * width));
+        if let Some(gate) = &self.gate {
+            matmul(team, &s.x, &mut [Job { matrix: gate, rows: Rows::All, out: &mut *gates, add: false }]);
+        }
+        s.inner.fill(team, rows, width, |row, out| {
+            out.copy_from_slice(&heads[row * width..][..width]);
+            if self.gate.is_some() {
+                mul_sigmoid(out, &gates[row * width..][..width]);
+            }
+        });
     }
 
     /// Adds keys and values of the rows in `s.x` to the caches, for later rows to read.

@@ -5,7 +5,7 @@
 
 use super::{Context, Gated, Scratch, add_normed, fill_normed, room};
 use crate::config::{ExpertsConfig, MlpConfig, Routing};
-use leveret_kernels::ops::{add_assign, add_scaled, log_sum_exp, softmax};
+use leveret_kernels::ops::{add_assign, add_scaled, log_sum_exp, scale, softmax};
 use leveret_kernels::{Job, Matrix, Rows, matmul, par_rows};
 
 /// Router and experts of one layer.
@@ -17,6 +17,33 @@ pub(crate) struct Experts<M = Matrix> {
     /// A factor on the weight of each expert.
     pub(crate) scales: Option<Vec<f32>>,
     pub(crate) experts: Vec<Gated<M>>,
+    /// An MLP that every row takes besides.
+    pub(crate) shared: Option<Shared<M>>,
+}
+
+/// A dense MLP whose output has a gate: the sigmoid of one product with the row.
+#[derive(Debug)]
+pub(crate) struct Shared<M = Matrix> {
+    pub(crate) mlp: Gated<M>,
+    /// One row.
+    pub(crate) scale: M,
+}
+
+impl Shared {
+    /// Sets `s.both` to the output for the normed rows in `s.x`.
+    fn run(&self, context: &Context<'_>, config: &MlpConfig, s: &mut Scratch) {
+        let (team, rows, hidden) = (context.team, s.x.rows(), context.config.hidden);
+        let mut memory = std::mem::take(&mut s.both);
+        let sum = room(&mut memory, rows * hidden);
+        sum.fill(0.0);
+        self.mlp.run(context, config.activation, None, sum, s);
+        let gates = room(&mut s.gate, rows);
+        matmul(team, &s.x, &mut [Job { matrix: &self.scale, rows: Rows::All, out: &mut *gates, add: false }]);
+        par_rows(team, (sum, hidden), (gates, 1), |_, sum, gate| {
+            scale(sum, 1.0 / (1.0 + (-gate[0]).exp()));
+        });
+        s.both = memory;
+    }
 }
 
 /// A dense MLP and experts that read the same residual stream, each with norms of its own.
@@ -106,6 +133,9 @@ impl Experts {
         s: &mut Scratch,
     ) {
         let Some(experts) = config.experts else { return };
+        if let Some(shared) = &self.shared {
+            shared.run(context, config, s);
+        }
         let (team, rows, used) = (context.team, s.x.rows(), experts.used);
         let routes = &mut s.routes;
         let (pairs, width, hidden) = (rows * used, config.width, context.config.hidden);
@@ -140,11 +170,14 @@ impl Experts {
         matmul(team, &s.inner, &mut jobs);
         routes.jobs = recycle(jobs);
 
-        let (down, routes) = (&*down, &*routes);
+        let (down, routes, both) = (&*down, &*routes, &s.both);
         let combine = |row: usize, sum: &mut [f32]| {
             for slot in row * used..(row + 1) * used {
                 let place = routes.places[slot] as usize;
                 add_scaled(sum, &down[place * hidden..][..hidden], routes.weights[slot]);
+            }
+            if self.shared.is_some() {
+                add_assign(sum, &both[row * hidden..][..hidden]);
             }
         };
         let nothing = &mut [] as &mut [f32];

@@ -1,17 +1,24 @@
 //! One decoder layer: its parts one after the other on the residual stream.
 
-use super::{Attention, Caches, Context, Mlp, PerLayerGate, Scratch, project};
+use super::{Attention, Caches, Context, Delta, Mlp, PerLayerGate, Scratch, project};
 use leveret_kernels::ops::scale;
 use leveret_kernels::{Matrix, par_rows};
 
 /// The weights of one layer.
 #[derive(Debug)]
 pub(crate) struct Layer<M = Matrix> {
-    pub(crate) attention: Attention<M>,
+    pub(crate) mixer: Mixer<M>,
     pub(crate) mlp: Mlp<M>,
     pub(crate) per_layer: Option<PerLayerGate<M>>,
     /// Factor on the residual stream after the layer.
     pub(crate) output_scale: Option<f32>,
+}
+
+/// How the rows of a layer read earlier rows.
+#[derive(Debug)]
+pub(crate) enum Mixer<M = Matrix> {
+    Attention(Attention<M>),
+    Delta(Delta<M>),
 }
 
 impl Layer {
@@ -24,7 +31,10 @@ impl Layer {
         h: &mut [f32],
         s: &mut Scratch,
     ) {
-        self.attention.run(context, layer, caches, h, s);
+        match &self.mixer {
+            Mixer::Attention(attention) => attention.run(context, layer, caches, h, s),
+            Mixer::Delta(delta) => delta.run(context, layer, caches, h, s),
+        }
         self.rest(context, layer, h, s);
     }
 
@@ -37,8 +47,10 @@ impl Layer {
         h: &mut [f32],
         s: &mut Scratch,
     ) {
-        self.attention.attend(context, layer, caches, s);
-        project(context, &s.inner, &self.attention.o, self.attention.norms.after.as_deref(), &mut s.out, h);
+        if let Mixer::Attention(attention) = &self.mixer {
+            attention.attend(context, layer, caches, s);
+            project(context, &s.inner, &attention.o, attention.norms.after.as_deref(), &mut s.out, h);
+        }
         self.rest(context, layer, h, s);
     }
 

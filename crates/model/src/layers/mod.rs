@@ -4,6 +4,7 @@
 //! needs in between lies in the [`Scratch`] that all layers share.
 
 mod attention;
+mod delta;
 mod experts;
 mod layer;
 mod mlp;
@@ -11,8 +12,9 @@ mod per_layer;
 mod rope;
 
 pub(crate) use attention::Attention;
-pub(crate) use experts::{Beside, Experts};
-pub(crate) use layer::Layer;
+pub(crate) use delta::Delta;
+pub(crate) use experts::{Beside, Experts, Shared};
+pub(crate) use layer::{Layer, Mixer};
 pub(crate) use mlp::{Gated, Mlp, MlpKind};
 pub(crate) use per_layer::{PerLayerGate, PerLayerInputs};
 pub(crate) use rope::RopeTable;
@@ -21,6 +23,7 @@ use crate::cache::Sequence;
 use crate::config::Config;
 use crate::target::Cache;
 use leveret_kernels::attention::{AttentionScratch, Visible};
+use leveret_kernels::delta::DeltaScratch;
 use leveret_kernels::ops::{add_assign, rms_norm, rms_norm_heads};
 use leveret_kernels::{Activations, Job, Matrix, Rows, Team, matmul, par_rows};
 
@@ -66,6 +69,8 @@ pub(crate) struct Segment {
     pub(crate) held: usize,
     /// Where its paths and offsets begin, if the rows are a tree.
     pub(crate) tree: Option<(usize, usize)>,
+    /// A long stretch of a prompt, kept whole or not at all.
+    pub(crate) whole: bool,
 }
 
 impl RowPlan {
@@ -93,7 +98,7 @@ impl RowPlan {
             }
             None => self.positions.extend((base..base + rows).map(|p| p as u32)),
         }
-        self.segments.push(Segment { first, rows, base, held, tree });
+        self.segments.push(Segment { first, rows, base, held, tree, whole: false });
     }
 
     /// Adds the path of every row of a tree; returns where its paths and offsets begin.
@@ -114,15 +119,19 @@ impl RowPlan {
 
     /// What the rows of `segment` see.
     pub(crate) fn visible(&self, segment: &Segment) -> Visible<'_> {
-        match segment.tree {
+        match self.paths(segment) {
             None if self.mutual => Visible::block(segment.base, segment.rows),
             None => Visible::chain(segment.base, segment.rows),
-            Some((path, offset)) => {
-                let offsets = &self.offsets[offset + segment.held..][..=segment.rows];
-                let len = offsets[segment.rows] as usize;
-                Visible::tree_after(segment.base, segment.held, &self.paths[path..path + len], offsets)
-            }
+            Some((paths, offsets)) => Visible::tree_after(segment.base, segment.held, paths, offsets),
         }
+    }
+
+    /// Ancestors of the rows of `segment`, where these are a tree: paths, and where each row's begins.
+    pub(crate) fn paths(&self, segment: &Segment) -> Option<(&[u32], &[u32])> {
+        let (path, offset) = segment.tree?;
+        let offsets = &self.offsets[offset + segment.held..][..=segment.rows];
+        let len = offsets[segment.rows] as usize;
+        Some((&self.paths[path..path + len], offsets))
     }
 }
 
@@ -141,10 +150,11 @@ pub(crate) struct Scratch {
     pub(crate) heads: Vec<f32>,
     pub(crate) out: Vec<f32>,
     pub(crate) attention: AttentionScratch,
+    pub(crate) delta: DeltaScratch,
     pub(crate) gate: Vec<f32>,
     pub(crate) up: Vec<f32>,
     pub(crate) routes: experts::Routes,
-    /// Sum of a dense MLP and the experts beside it.
+    /// Sum of a dense MLP and the experts beside it; output of a shared expert.
     pub(crate) both: Vec<f32>,
     /// Inputs of the layers for each row, `[rows][layers][width]`.
     pub(crate) per_layer: Vec<f32>,

@@ -3,6 +3,7 @@
 //!
 //! The same walk without packing says what a model will need ([`crate::footprint`]).
 
+mod delta;
 mod experts;
 mod fp8;
 mod pack;
@@ -17,7 +18,8 @@ use crate::config::{
     PerLayerConfig, Presence,
 };
 use crate::layers::{
-    Attention, Beside, Experts, Gated, Layer, Mlp, MlpKind, NormWeights, PerLayerGate, PerLayerInputs,
+    Attention, Beside, Experts, Gated, Layer, Mixer, Mlp, MlpKind, NormWeights, PerLayerGate, PerLayerInputs,
+    Shared,
 };
 use crate::load::Source;
 use leveret_kernels::{ElementType, Matrix};
@@ -138,17 +140,17 @@ impl<P: Pack> Loader<'_, P> {
         let norm = |suffix: &str| self.tensors.norm(&format!("{}.weight", name(suffix)), hidden);
         let post_norm = |suffix: &str| layer.post_norms.then(|| norm(suffix)).transpose();
         Ok(Layer {
-            attention: self.attention(
-                &layer.attention,
-                name,
-                NormWeights {
-                    before: match layer.attention.input {
-                        AttentionInput::Normed => norm(names.attention_norm)?,
-                        AttentionInput::Given { .. } => Vec::new(),
-                    },
-                    after: post_norm(names.attention_post_norm)?,
-                },
-            )?,
+            mixer: {
+                let before = match layer.attention.input {
+                    AttentionInput::Given { .. } if layer.delta.is_none() => Vec::new(),
+                    _ => norm(names.attention_norm)?,
+                };
+                let norms = NormWeights { before, after: post_norm(names.attention_post_norm)? };
+                match &layer.delta {
+                    None => Mixer::Attention(self.attention(&layer.attention, name, norms)?),
+                    Some(delta) => Mixer::Delta(self.delta(delta, name, norms)?),
+                }
+            },
             mlp: self.mlp(
                 &layer.mlp,
                 name,
@@ -205,9 +207,14 @@ impl<P: Pack> Loader<'_, P> {
         let matrix = |suffix: &str, width: usize, present: bool| {
             present.then(|| self.tensors.matrix(&name(suffix), width, inputs, a.qkv_bias)).transpose()
         };
+        let (q, gate) = match a.gated {
+            true => self.queries_and_gate(a, &name(names.q)).map(|(q, gate)| (q, Some(gate)))?,
+            false => (self.tensors.matrix(&name(names.q), a.q_width(), inputs, a.qkv_bias)?, None),
+        };
         Ok(Attention {
             norms,
-            q: self.tensors.matrix(&name(names.q), a.q_width(), inputs, a.qkv_bias)?,
+            q,
+            gate,
             k: matrix(names.k, k_width, has_keys)?,
             v: matrix(names.v, v_width, a.source == KvSource::Own)?,
             o: self.tensors.matrix(&name(names.o), hidden, a.out_width(), a.out_bias)?,
@@ -215,6 +222,18 @@ impl<P: Pack> Loader<'_, P> {
             k_norm: head_norm(names.k_norm, a.qk_norm && has_keys)?,
             sinks: a.sinks.then(|| self.tensors.vector(&name(names.sinks), &[a.heads])).transpose()?,
         })
+    }
+
+    /// Query heads and their gates take turns in one tensor.
+    fn queries_and_gate(&self, a: &AttentionConfig, name: &str) -> Result<(P::Matrix, P::Matrix)> {
+        let (rows, head) = (a.q_width(), a.k_dim);
+        let part = |gate: bool| {
+            let pick = |row: usize| row / head * 2 * head + usize::from(gate) * head + row % head;
+            self.tensors.picked(name, (2 * rows, self.config.hidden), rows, pick)
+        };
+        let parts = (part(false)?, part(true)?);
+        self.tensors.source.release(&format!("{name}.weight"));
+        Ok(parts)
     }
 
     fn mlp(
@@ -227,7 +246,7 @@ impl<P: Pack> Loader<'_, P> {
         let norm = |suffix: &str| self.tensors.norm(&format!("{}.weight", name(suffix)), hidden);
         let kind = match mlp.experts {
             None => MlpKind::Dense(self.dense(mlp.width, mlp.bias, name)?),
-            Some(experts @ ExpertsConfig { dense: None, .. }) => {
+            Some(experts @ ExpertsConfig { dense: None | Some(DenseBeside::Gated { .. }), .. }) => {
                 MlpKind::Experts(self.mixture(mlp, experts, name)?)
             }
             Some(experts @ ExpertsConfig { dense: Some(DenseBeside::Normed { width }), .. }) => {
@@ -259,12 +278,8 @@ impl<P: Pack> Loader<'_, P> {
         name: &dyn Fn(&str) -> String,
     ) -> Result<Experts<P::Matrix>> {
         let (names, hidden) = (&self.config.names, self.config.hidden);
-        // Routers keep their precision: a rounded one would choose other experts.
-        let precision = match self.tensors.precision {
-            Precision::Quantize(_) => Precision::AsStored,
-            other => other,
-        };
-        let exact = Tensors { precision, ..self.tensors };
+        // A rounded router would choose other experts.
+        let exact = self.tensors.unrounded();
         let vector = |suffix: &str, len: usize| {
             experts.scaled.then(|| self.tensors.vector(&name(suffix), &[len])).transpose()
         };
@@ -276,6 +291,23 @@ impl<P: Pack> Loader<'_, P> {
             router_norm: router_norm.map(|scale| scale.into_iter().map(|s| s / root).collect()),
             scales: vector(names.expert_scales, experts.count)?,
             experts: self.experts(mlp, experts.count, name)?,
+            shared: match experts.dense {
+                Some(DenseBeside::Gated { width }) => Some(self.shared(width, name)?),
+                _ => None,
+            },
+        })
+    }
+
+    fn shared(&self, width: usize, name: &dyn Fn(&str) -> String) -> Result<Shared<P::Matrix>> {
+        let (names, hidden) = (&self.config.names.shared, self.config.hidden);
+        let matrix = |name: &str, rows, cols| self.tensors.matrix(name, rows, cols, Presence::No);
+        Ok(Shared {
+            mlp: Gated {
+                gate: matrix(&name(names.gate), width, hidden)?,
+                up: matrix(&name(names.up), width, hidden)?,
+                down: matrix(&name(names.down), hidden, width)?,
+            },
+            scale: self.tensors.unrounded().row(&name(names.scale), hidden)?,
         })
     }
 }

@@ -7,8 +7,8 @@ use crate::config::Presence;
 use crate::formats::TensorView;
 use crate::load::Source;
 use crate::{Error, Result};
-use leveret_kernels::ElementType;
 use leveret_kernels::quant;
+use leveret_kernels::{ElementType, par_rows};
 
 /// The tensors of one model's files, and what is to become of them.
 #[derive(Debug)]
@@ -32,6 +32,47 @@ impl<P: Pack> Tensors<'_, P> {
         let matrix = self.pack(&name, MatrixShape { ty: tensor.ty, rows, cols }, tensor.bytes, bias)?;
         self.source.release(&name);
         Ok(matrix)
+    }
+
+    /// `rows` rows of `{name}.weight` `[stored, cols]`, the `r`-th being stored row `pick(r)`. The
+    /// tensor's pages are left to be given back when all its parts are packed.
+    pub(crate) fn picked(
+        &self,
+        name: &str,
+        (stored, cols): (usize, usize),
+        rows: usize,
+        pick: impl Fn(usize) -> usize + Sync,
+    ) -> Result<P::Matrix> {
+        let name = format!("{name}.weight");
+        let tensor = self.tensor(&name, &[stored, cols])?;
+        let shape = MatrixShape { ty: tensor.ty, rows, cols };
+        let Some(team) = self.pack.team() else { return self.pack(&name, shape, &[], None) };
+        let bytes = tensor.ty.row_bytes(cols);
+        let bytes = bytes.ok_or_else(|| self.fault(&name, "has rows that are no whole number of blocks"))?;
+        let mut gathered = vec![0; rows * bytes];
+        par_rows(team, (&mut gathered, bytes), (&mut [] as &mut [u8], 0), |row, out, _| {
+            out.copy_from_slice(&tensor.bytes[pick(row) * bytes..][..bytes]);
+        });
+        self.pack(&name, shape, &gathered, None)
+    }
+
+    /// `{name}.weight` as a matrix of one row of `cols`; files may leave the dimension of one out.
+    pub(crate) fn row(&self, name: &str, cols: usize) -> Result<P::Matrix> {
+        let full = format!("{name}.weight");
+        let flat = self.source.tensor(&full)?.is_some_and(|tensor| tensor.shape.len() == 1);
+        let shape: &[usize] = if flat { &[cols] } else { &[1, cols] };
+        let tensor = self.tensor(&full, shape)?;
+        self.pack(&full, MatrixShape { ty: tensor.ty, rows: 1, cols }, tensor.bytes, None)
+    }
+
+    /// These tensors in the precision of the file, or exact floats: for the few small matrices whose
+    /// rounding would show.
+    pub(crate) fn unrounded(&self) -> Self {
+        let precision = match self.precision {
+            Precision::Quantize(_) => Precision::AsStored,
+            other => other,
+        };
+        Self { precision, ..*self }
     }
 
     /// Converts to the precision asked for and packs.

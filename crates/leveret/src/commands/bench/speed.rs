@@ -18,6 +18,9 @@ use crate::plot::{self, Curve};
 
 /// Rows of the measured passes.
 const ROWS: [usize; 11] = [1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32];
+/// Rows of the measured rounds, and their number.
+const ROUND_ROWS: usize = 8;
+const ROUNDS: usize = 24;
 /// Rows of the measured prompt.
 const PROMPT: usize = 512;
 
@@ -50,8 +53,24 @@ struct Figures {
     bytes_per_token: u64,
     /// Share of all processors that stood idle before we began; `None` where the system does not say.
     idle_share: Option<f64>,
+    /// Absent where the context is too short.
+    rounds: Option<Rounds>,
     /// By context and rows.
     pass_seconds: BTreeMap<usize, BTreeMap<usize, f64>>,
+}
+
+/// Seconds of a round of [`ROUND_ROWS`] rows: pass, commit, and what of it is put off to the next.
+struct Rounds {
+    /// All rows are kept.
+    accepted: f64,
+    /// The draft is rejected: only the row of the last token is kept.
+    rejected: f64,
+}
+
+impl Rounds {
+    fn ratio(&self) -> f64 {
+        self.rejected / self.accepted
+    }
 }
 
 impl Figures {
@@ -76,6 +95,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut bench = Bench::new(&mut model);
     let prefill = bench.prefill(repeats)?;
     let decode = bench.decode(repeats, if args.quick { 24 } else { 64 })?;
+    let rounds = bench.rounds()?;
     let mut pass_seconds = BTreeMap::new();
     for &context in &args.contexts {
         match bench.passes(context, repeats)? {
@@ -89,6 +109,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         bandwidth_gbps,
         bytes_per_token,
         idle_share,
+        rounds,
         pass_seconds,
     };
 
@@ -195,9 +216,35 @@ impl<'a> Bench<'a> {
                 cache.commit(&[0])?;
             }
             times.push(start.elapsed().as_secs_f64());
-            cache.truncate(1)?;
+            if cache.truncate(1).is_err() {
+                // A recurrent state cannot go back.
+                cache = self.cache(1, tokens)?;
+            }
         }
         Ok(tokens as f64 / median(&mut times[1..]))
+    }
+
+    /// Rounds of two texts in turn: one keeps all rows of each, the other rejects every draft.
+    fn rounds(&mut self) -> Result<Option<Rounds>> {
+        let room = (ROUNDS + 1) * ROUND_ROWS;
+        if room > self.model.max_context() {
+            return Ok(None);
+        }
+        let (mut accepting, mut rejecting) = (self.model.new_cache(room)?, self.model.new_cache(room)?);
+        let path: Vec<usize> = (0..ROUND_ROWS).collect();
+        let (mut accepted, mut rejected) = (Vec::new(), Vec::new());
+        for round in 0..=ROUNDS {
+            for (cache, path, times) in
+                [(&mut accepting, &path[..], &mut accepted), (&mut rejecting, &path[..1], &mut rejected)]
+            {
+                let start = Instant::now();
+                self.forward(cache, round * ROUND_ROWS, ROUND_ROWS, LogitRows::All)?;
+                cache.commit(path)?;
+                times.push(start.elapsed().as_secs_f64());
+            }
+        }
+        // The first round of each warms up and has nothing put off to it.
+        Ok(Some(Rounds { accepted: median(&mut accepted[1..]), rejected: median(&mut rejected[1..]) }))
     }
 
     /// Seconds of a pass by its rows, all with logits; `None` if the model's context is too short.
@@ -256,6 +303,12 @@ impl Figures {
             "bandwidth_share": self.bandwidth_share(),
             "pass_ms": first.map(milliseconds).map(rows).unwrap_or_default(),
             "pass_ms_by_context": by_context,
+            "round": self.rounds.as_ref().map(|rounds| json!({
+                "rows": ROUND_ROWS,
+                "accepted_ms": rounds.accepted * 1e3,
+                "rejected_ms": rounds.rejected * 1e3,
+                "rejected_over_accepted": rounds.ratio(),
+            })),
             "bytes_per_token": self.bytes_per_token,
             "idle_share": self.idle_share,
             "kv": format!("{:?}", model.kv_type()).to_lowercase(),
@@ -273,6 +326,14 @@ impl Figures {
         writeln!(out, "prefill of {PROMPT}        {:>9.1} tokens/s", self.prefill_tps)?;
         writeln!(out, "memory bandwidth      {:>9.1} GB/s", self.bandwidth_gbps)?;
         writeln!(out, "share that decode uses{:>9.0} %", self.bandwidth_share() * 100.0)?;
+        if let Some(rounds) = &self.rounds {
+            let (accepted, rejected) = (rounds.accepted * 1e3, rounds.rejected * 1e3);
+            let ratio = rounds.ratio();
+            writeln!(
+                out,
+                "round of {ROUND_ROWS} rows       {accepted:>9.2} ms all kept, {rejected:.2} ms rejected: {ratio:.3}"
+            )?;
+        }
         write!(out, "\nrows")?;
         for context in self.pass_seconds.keys() {
             write!(out, "   at {context:>5}: ms   t(m)/t(1)")?;

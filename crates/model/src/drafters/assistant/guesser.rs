@@ -106,7 +106,14 @@ impl AssistantGuesser {
         }
         self.copies = self.copies.max(tokens.len());
         plan.segments.clear();
-        plan.segments.push(Segment { first: 0, rows: tokens.len(), base, held: 0, tree: Some((0, 0)) });
+        plan.segments.push(Segment {
+            first: 0,
+            rows: tokens.len(),
+            base,
+            held: 0,
+            tree: Some((0, 0)),
+            whole: false,
+        });
         plan.paths.clear();
         plan.paths.extend(0..tokens.len() as u32);
         plan.offsets.clear();

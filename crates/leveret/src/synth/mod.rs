@@ -1,0 +1,123 @@
+//! Checkpoints of random weights: which tensors a family has ([`plan`]), a vocabulary for them
+//! ([`tokenizer`]), and the folder they are written to.
+
+mod plan;
+mod tokenizer;
+
+pub(crate) use plan::{Family, Plan, Size, plan};
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use plan::{Fill, Planned};
+use safetensors::Dtype;
+use safetensors::tensor::View;
+
+/// Writes the configuration, the tokenizer and the weights to the folder `dir`.
+pub(crate) fn write(plan: &Plan, dir: &Path, seed: u64) -> Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    let put = |name: &str, value: &serde_json::Value| {
+        let path = dir.join(name);
+        std::fs::write(&path, format!("{value:#}\n")).with_context(|| path.display().to_string())
+    };
+    put("config.json", &plan.config)?;
+    put("tokenizer.json", &tokenizer::tokenizer(plan.vocab))?;
+    put("tokenizer_config.json", &tokenizer::config())?;
+    let path = dir.join("model.safetensors");
+    let tensors = plan.tensors.iter().enumerate().map(|(i, tensor)| {
+        // A stream of its own for each tensor, so that it does not depend on the others.
+        (tensor.name.as_str(), Random { tensor, state: mix(seed ^ mix(i as u64 + 1)) })
+    });
+    safetensors::serialize_to_file(tensors, None, &path).with_context(|| path.display().to_string())
+}
+
+/// A tensor that is made when it is written.
+struct Random<'a> {
+    tensor: &'a Planned,
+    state: u64,
+}
+
+impl View for Random<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::BF16
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.tensor.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let mut bytes = Vec::with_capacity(self.data_len());
+        let mut state = self.state;
+        while bytes.len() < self.data_len() {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let noise = mix(state);
+            for part in [noise as u32, (noise >> 32) as u32] {
+                // Even over -1 to 1.
+                let unit = part as f32 / (1u64 << 31) as f32 - 1.0;
+                let value = match self.tensor.fill {
+                    Fill::Around { centre, spread } => centre + spread * unit,
+                    Fill::LogRate => (8.5 + 7.5 * unit).ln(),
+                };
+                // Cut to the upper half: which neighbour it is does not matter here.
+                bytes.extend_from_slice(&value.to_bits().to_le_bytes()[2..]);
+            }
+        }
+        bytes.truncate(self.data_len());
+        Cow::Owned(bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        2 * self.tensor.shape.iter().product::<usize>()
+    }
+}
+
+/// Scrambles 64 bits (SplitMix64's finaliser).
+fn mix(x: u64) -> u64 {
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use leveret_model::{Cache, LoadOptions, LogitRows, Model, Pass, Source, Target};
+
+    #[test]
+    fn every_family_loads_and_runs() {
+        for family in Family::ALL {
+            let dir = tempfile::tempdir().unwrap();
+            let plan = plan(family, &"3m".parse().unwrap());
+            write(&plan, dir.path(), 1).unwrap();
+            let source = Source::open(dir.path()).unwrap();
+            let footprint = source.footprint(&LoadOptions::default()).unwrap();
+            assert!(footprint.parameters <= plan.parameters());
+            let tokenizer = source.tokenizer().unwrap();
+            let tokens = tokenizer.encode_prompt("any text, \u{fc}ber all", false).unwrap();
+            let mut model = Model::load(&source, &LoadOptions::default()).unwrap();
+            let mut cache = model.new_cache(64).unwrap();
+            let pass = Pass { cache: &mut cache, tokens: &tokens, parents: None, logits: LogitRows::Last };
+            model.forward(&mut [pass], &[]).unwrap();
+            cache.commit(&(0..tokens.len()).collect::<Vec<_>>()).unwrap();
+            let logits = model.logits(0);
+            assert!(logits.iter().all(|x| x.is_finite()), "{family:?}");
+            assert!(logits.iter().any(|&x| x != logits[0]), "{family:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_met() {
+        for family in Family::ALL {
+            for size in ["200m", "1b", "2gb", "7b"] {
+                let size: Size = size.parse().unwrap();
+                let found = plan(family, &size).parameters() as f64 / size.parameters as f64;
+                assert!((0.75..1.3).contains(&found), "{family:?} {}: {found}", size.text);
+            }
+        }
+        for wrong in ["", "1", "x", "-1b", "0m", "1tb", "1e9b", "nanb"] {
+            assert!(wrong.parse::<Size>().is_err(), "{wrong}");
+        }
+    }
+}
