@@ -58,10 +58,6 @@ impl<'a> HfConfig<'a> {
         Error::format(self.path, format!("key `{key}` is {found}, expected {expected}"))
     }
 
-    pub(crate) fn path(&self) -> &'a Path {
-        self.path
-    }
-
     pub(crate) fn text(&self, key: &str) -> Option<&'a str> {
         self.get(key).and_then(Value::as_str)
     }
