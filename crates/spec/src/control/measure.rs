@@ -34,7 +34,8 @@ pub fn measure<T: Target>(target: &mut T, budget: Duration) -> Result<CostCurve>
     // The first pass of a size warms up; its time does not count.
     bench.pass(target, 1)?;
     let near_context = bench.cache.len();
-    let near = bench.curve(target, start, budget.mul_f64(1.0 - FAR_SHARE))?;
+    let mut near = Vec::new();
+    bench.times(target, &mut near, start, budget.mul_f64(1.0 - FAR_SHARE))?;
 
     // Reading on costs about as much for each row as a wide pass.
     let row = near.last().map_or(f64::MAX, |&(rows, seconds)| seconds / rows as f64);
@@ -43,9 +44,11 @@ pub fn measure<T: Target>(target: &mut T, budget: Duration) -> Result<CostCurve>
     if near_context + FAR <= room && row * FAR as f64 + 2.0 * sum < left {
         bench.read(target, near_context + FAR)?;
         let far_context = bench.cache.len();
-        let far = bench.curve(target, start, budget)?;
+        let mut far = Vec::new();
+        bench.times(target, &mut far, start, budget)?;
         return CostCurve::by_context((near_context, &near), (far_context, &far));
     }
+    bench.times(target, &mut near, start, budget)?;
     CostCurve::new(&near)
 }
 
@@ -89,32 +92,33 @@ impl<C: Cache> Bench<C> {
         Ok(target.forward(&mut [pass], &[])?)
     }
 
-    /// Least seconds by rows, all sizes in turn so that a disturbance hits all alike.
-    fn curve<T: Target<Cache = C>>(
+    /// Brings `best`, least seconds by ascending rows, further until the time is up or it has been
+    /// around often enough; all sizes in turn, so that a disturbance hits all alike.
+    fn times<T: Target<Cache = C>>(
         &mut self,
         target: &mut T,
+        best: &mut Vec<(usize, f64)>,
         start: Instant,
         until: Duration,
-    ) -> Result<Vec<(usize, f64)>> {
+    ) -> Result<()> {
         const LEAST_SIZES: usize = 4;
         const MOST_TURNS: usize = 8;
-        let mut best: Vec<(usize, f64)> = Vec::new();
-        let fits = |rows: &usize| self.cache.len() + rows <= self.room;
-        let sizes: Vec<usize> = ROWS.into_iter().filter(fits).collect();
-        for turn in 0..MOST_TURNS {
-            for (i, &rows) in sizes.iter().enumerate() {
-                if start.elapsed() >= until && (turn > 0 || i >= LEAST_SIZES) {
-                    break;
+        for _ in 0..MOST_TURNS {
+            for rows in ROWS {
+                if self.cache.len() + rows > self.room {
+                    continue;
+                }
+                if start.elapsed() >= until && best.len() >= LEAST_SIZES {
+                    return Ok(());
                 }
                 let seconds = self.pass(target, rows)?.max(1e-9);
-                match best.get_mut(i) {
-                    Some((_, least)) => *least = least.min(seconds),
-                    None => best.push((rows, seconds)),
+                match best.binary_search_by_key(&rows, |&(rows, _)| rows) {
+                    Ok(at) => best[at].1 = best[at].1.min(seconds),
+                    Err(at) => best.insert(at, (rows, seconds)),
                 }
             }
         }
-        best.sort_unstable_by_key(|&(rows, _)| rows);
-        Ok(best)
+        Ok(())
     }
 }
 
