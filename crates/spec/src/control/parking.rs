@@ -3,11 +3,11 @@
 //! ones can do.
 
 /// Time that may be lost before guessing stops, in one-row passes.
-const START: f64 = 2.0;
+const START: f64 = 0.5;
 /// Most of earlier gains that counts as credit.
 const MOST: f64 = 4.0;
 /// Credit of a trial.
-const TRIAL: f64 = 0.5;
+const TRIAL: f64 = 0.25;
 /// Tokens without guessing, at first and at most. The pause doubles with each trial that fails, so
 /// that trials take an ever smaller share.
 const PAUSE: (usize, usize) = (32, 1024);
