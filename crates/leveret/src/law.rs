@@ -1,12 +1,15 @@
 //! The law, checked: same seed, same text.
 //!
 //! [`Reference`] is what plain decoding computes, row by row. Whatever else a pass may hold, at
-//! whatever size, on however many threads, a row's logits must be those bits; and the tokens of a
-//! session must not depend on its drafter. The first difference ends the check and says where.
+//! whatever size, on however many threads, a row's logits must be those bits. [`Plain`] is a text;
+//! its tokens must not depend on the drafter. The first difference ends a check and says where.
 
 use anyhow::{Result, bail};
 use leveret_model::{Cache, LogitRows, Pass, Target};
-use leveret_spec::{CostCurve, Drafter, Options, Request, SamplingParams, Session};
+
+mod texts;
+
+pub use texts::{CONTROLS, Compared, DRAFTERS, Plain, check_text, samplings};
 
 /// Rows of a verification pass that are checked.
 pub const PASS_ROWS: [usize; 7] = [1, 2, 3, 5, 8, 13, 32];
@@ -212,70 +215,6 @@ fn same(expected: &[f32], found: &[f32], place: impl Fn() -> String) -> Result<(
             expected[token].to_bits()
         ),
     }
-}
-
-/// The ways of drawing under which texts are compared; `seed` for those that draw.
-pub fn samplings(seed: u64, max_tokens: usize) -> [(&'static str, SamplingParams); 3] {
-    let plain = SamplingParams { seed, max_tokens: Some(max_tokens), ..SamplingParams::default() };
-    let warm = SamplingParams { temperature: 0.8, ..plain.clone() };
-    let penalised = SamplingParams {
-        temperature: 1.0,
-        top_k: 60,
-        top_p: 0.95,
-        repetition_penalty: 1.1,
-        presence_penalty: 0.3,
-        frequency_penalty: 0.2,
-        ..plain.clone()
-    };
-    [("greedy", plain), ("temperature 0.8", warm), ("temperature 1.0 with penalties", penalised)]
-}
-
-/// What comparing the texts of one prompt has seen.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Compared {
-    /// Tokens written with and without drafter.
-    pub tokens: usize,
-    /// Rows drafted.
-    pub drafted: usize,
-    /// Rows accepted.
-    pub accepted: usize,
-}
-
-/// Writes the continuation of `prompt` without a drafter and with `drafter`, as far as it can
-/// guess, and compares the token ids.
-///
-/// # Errors
-/// The first token that differs, or a session that fails.
-pub fn check_text<T: Target>(
-    target: &mut T,
-    prompt: &[u32],
-    params: &SamplingParams,
-    drafter: Option<Box<dyn Drafter>>,
-    end_tokens: &[u32],
-    what: &str,
-) -> Result<Compared> {
-    // As if rows were free: every draft is verified to its end, however unlikely.
-    let options = || -> Result<Options> {
-        let cost = CostCurve::new(&[(1, 1.0), (64, 1.0 + 1e-9)])?;
-        Ok(Options { end_tokens: end_tokens.to_vec(), cost, ..Options::default() })
-    };
-    let request = |drafter| Request { prompt: prompt.to_vec(), params: params.clone(), drafter, text: None };
-    let mut plain = Session::new(target, request(None), options()?)?;
-    plain.run(target)?;
-    let mut drafted = Session::new(target, request(drafter), options()?)?;
-    drafted.run(target)?;
-
-    let (expected, found) = (plain.output(), drafted.output());
-    if expected != found {
-        let at = expected.iter().zip(found).take_while(|(a, b)| a == b).count();
-        let token = |ids: &[u32]| ids.get(at).map_or("the end".to_owned(), |id| format!("token {id}"));
-        bail!("{what}: output {at} is {} with the drafter, {} without", token(found), token(expected));
-    }
-    if plain.finish_reason() != drafted.finish_reason() {
-        bail!("{what}: ends for another reason with the drafter: {:?}", drafted.finish_reason());
-    }
-    let stats = drafted.stats();
-    Ok(Compared { tokens: found.len(), drafted: stats.drafted, accepted: stats.accepted })
 }
 
 #[cfg(test)]

@@ -5,16 +5,15 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use leveret::law::{Compared, Reference, check_text, samplings};
+use leveret::law::{CONTROLS, Compared, DRAFTERS, Plain, Reference, samplings};
 use leveret::prompts::{self, Prompt};
 use leveret_model::formats::Safetensors;
 use leveret_model::template::ChatTemplate;
 use leveret_model::{Error, Files, LoadOptions, Model, Source};
-use leveret_spec::drafters::SuffixDrafter;
 use serde_json::{Map, json};
 
 /// Prompts that are continued.
-const PROMPTS: usize = 40;
+const PROMPTS: usize = 60;
 /// Tokens of each continuation.
 const TOKENS: usize = 32;
 /// Longest prompt, so that the test stays in minutes.
@@ -85,27 +84,52 @@ fn tokens_do_not_depend_on_the_drafter() {
         .collect();
     assert!(short.len() >= PROMPTS);
     let mut model = Model::load(&source, &LoadOptions::default()).unwrap();
-    let mut sum = Compared::default();
+    let mut sums = [Compared::default(); DRAFTERS.len()];
     for i in 0..PROMPTS {
         let (name, ids) = &short[i * short.len() / PROMPTS];
-        for (how, params) in samplings(i as u64, TOKENS) {
-            let seen = check_text(
-                &mut model,
-                ids,
-                &params,
-                Some(Box::new(SuffixDrafter::default())),
-                tokenizer.end_ids(),
-                &format!("{name}, {how}"),
-            )
-            .unwrap();
-            sum.tokens += seen.tokens;
-            sum.drafted += seen.drafted;
-            sum.accepted += seen.accepted;
+        let ways = samplings(i as u64, TOKENS);
+        // Each way of drawing in turn; each drafter under each rule of control in turn.
+        let (how, params) = &ways[i % ways.len()];
+        let plain = Plain::write(&mut model, ids, params, tokenizer.end_ids()).unwrap();
+        for (k, drafter) in DRAFTERS.iter().enumerate() {
+            let control = CONTROLS[(i / ways.len() + k) % CONTROLS.len()];
+            let what = format!("{name}, {how}, drafter {drafter}");
+            sums[k] += plain.compare(&mut model, plain.drafter(drafter), control, &what).unwrap();
         }
     }
-    // A test of drafts that never drafts would prove nothing.
-    assert!(sum.tokens > PROMPTS * TOKENS && sum.accepted > 100 && sum.drafted > sum.accepted, "{sum:?}");
-    println!("{sum:?}");
+    println!("{sums:?}");
+    for (sum, drafter) in sums.iter().zip(DRAFTERS) {
+        // A test of drafts that never drafts would prove nothing.
+        assert!(sum.accepted > 100 && sum.drafted > sum.accepted, "{drafter}: {sum:?}");
+    }
+}
+
+#[test]
+fn texts_of_every_golden_family_do_not_depend_on_the_drafter() {
+    let Some(dir) = shared("golden") else { return };
+    let mut cases: Vec<PathBuf> =
+        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.sort();
+    let mut sum = Compared::default();
+    for (i, path) in cases.iter().flat_map(|case| targets(case)).enumerate() {
+        let source = Source::open(&path).unwrap();
+        if matches!(source.config(), Err(Error::Unsupported { .. })) {
+            continue;
+        }
+        let mut model = Model::load(&source, &LoadOptions::default()).unwrap();
+        let prompt: Vec<u32> = (20..50).map(|id| id % 7 * 3 + 12).collect();
+        let ways = samplings(i as u64, 24);
+        for (j, (how, params)) in [&ways[i % ways.len()], &ways[(i + 3) % ways.len()]].into_iter().enumerate()
+        {
+            let plain = Plain::write(&mut model, &prompt, params, &[]).unwrap();
+            for (k, drafter) in DRAFTERS.iter().enumerate() {
+                let control = CONTROLS[(i + j + k) % CONTROLS.len()];
+                let what = format!("{}, {how}, drafter {drafter}", path.display());
+                sum += plain.compare(&mut model, plain.drafter(drafter), control, &what).unwrap();
+            }
+        }
+    }
+    assert!(sum.tokens > 1000 && sum.accepted > 100, "{sum:?}");
 }
 
 #[test]

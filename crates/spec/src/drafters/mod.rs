@@ -4,12 +4,11 @@ mod automaton;
 mod composite;
 mod grow;
 mod hints;
+mod hostile;
 mod network;
 mod odds;
 mod pace;
 mod prediction;
-#[cfg(test)]
-pub(crate) mod random;
 mod recycle;
 mod reliability;
 pub mod store;
@@ -18,6 +17,7 @@ mod translated;
 
 pub use automaton::{Follower, Place, SuffixAutomaton};
 pub use composite::{Composite, MOST_PARTS};
+pub use hostile::HostileDrafter;
 pub use network::NetworkDrafter;
 pub use prediction::PredictionDrafter;
 pub use recycle::RecycleDrafter;

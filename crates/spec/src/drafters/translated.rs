@@ -169,6 +169,10 @@ impl Drafter for TranslatedDrafter {
         "model"
     }
 
+    fn seconds(&self) -> f64 {
+        self.pace.seconds()
+    }
+
     fn propose(&mut self, context: &Context<'_>, rows: usize, draft: &mut Draft) {
         if self.trouble.is_some() || rows == 0 || !self.pace.pays(&context.worth) {
             return;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use leveret_model::drafters::Scores;
 
 use super::*;
-use crate::drafters::random::RandomDrafter;
+use crate::drafters::HostileDrafter;
 use crate::testing::{HashTarget, mix};
 
 const VOCAB: usize = 4;
@@ -134,8 +134,9 @@ fn texts_follow_the_law_with_drawn_trees() {
 fn texts_follow_the_law_with_any_guesses() {
     for accept in [Accept::Match, Accept::Rejection, Accept::Block] {
         let hostile = |seed| {
-            let oracle = vec![1, 2, 0, 1, 2, 3];
-            Box::new(RandomDrafter { seed, vocab: VOCAB as u32, oracle }) as Box<dyn Drafter>
+            let truth = vec![1, 2, 0, 1, 2, 3];
+            let hostile = HostileDrafter { seed, vocab: VOCAB as u32, truth, ..HostileDrafter::default() };
+            Box::new(hostile) as Box<dyn Drafter>
         };
         assert!(check(accept, hostile) > 0.1);
     }
@@ -146,7 +147,7 @@ fn greedy_texts_are_the_same_under_every_rule() {
     let mut target = HashTarget::new(VOCAB, 2.0, 64);
     let texts = [Accept::Match, Accept::Rejection, Accept::Block].map(|accept| {
         let params = SamplingParams { max_tokens: Some(40), ..SamplingParams::default() };
-        let drafter = RandomDrafter { seed: 1, vocab: VOCAB as u32, oracle: Vec::new() };
+        let drafter = HostileDrafter { seed: 1, vocab: VOCAB as u32, ..HostileDrafter::default() };
         let request =
             Request { prompt: PROMPT.to_vec(), params, drafter: Some(Box::new(drafter)), text: None };
         let mut session = Session::new(&target, request, Options { accept, ..Options::default() }).unwrap();

@@ -2,8 +2,10 @@
 //! its end are those of plain decoding, for any sampling parameters.
 
 use super::*;
-use crate::drafters::SuffixDrafter;
-use crate::drafters::random::RandomDrafter;
+use crate::control::Control;
+use crate::drafters::{
+    Composite, HostileDrafter, PredictionDrafter, RecycleDrafter, Store, StoreDrafter, SuffixDrafter,
+};
 use crate::testing::HashTarget;
 use proptest::prelude::*;
 
@@ -107,10 +109,16 @@ proptest! {
         steep in any::<bool>(),
         follow_clock in any::<bool>(),
         seed in any::<u64>(),
+        control in prop_oneof![
+            Just(Control::Price),
+            Just(Control::Ratio),
+            (0usize..24).prop_map(Control::Fixed),
+            (0f32..1.0).prop_map(Control::PMin),
+        ],
     ) {
         let mut target = HashTarget::new(VOCAB, spread, 120);
         let cost = if steep { CostCurve::default() } else { CostCurve::new(&[(1, 1.0), (64, 1.001)]).unwrap() };
-        let options = Options { context, prefill_chunk, max_draft, end_tokens, cost, follow_clock, ..Options::default() };
+        let options = Options { context, prefill_chunk, max_draft, end_tokens, cost, follow_clock, control, ..Options::default() };
         let whole = Options { prefill_chunk: 512, ..options.clone() };
         let (plain, stats) = write(&mut target, &prompt, &params, &whole, None);
         prop_assert_eq!(stats.drafted, 0);
@@ -118,16 +126,40 @@ proptest! {
         prop_assert!(prompt.len() + plain.ids.len() <= context.min(120));
         prop_assert!(params.stop.iter().all(|s| !plain.text.contains(s)));
 
-        let (suffix, _) = write(&mut target, &prompt, &params, &options, Some(Box::new(SuffixDrafter::default())));
-        prop_assert_eq!(&suffix, &plain);
-        // The oracle runs past the end of the text, end tokens included.
-        let mut oracle = [&prompt[..], &plain.ids].concat();
-        oracle.extend(options.end_tokens.iter().chain(&[1, 2, 3]));
-        let hostile = RandomDrafter { seed, vocab: VOCAB as u32, oracle };
-        let (random, stats) = write(&mut target, &prompt, &params, &options, Some(Box::new(hostile)));
-        prop_assert_eq!(&random, &plain);
-        prop_assert!(stats.accepted <= stats.drafted && stats.tokens == plain.ids.len());
+        for drafter in drafters(&prompt, &plain.ids, &options.end_tokens, seed) {
+            let name = drafter.name().to_owned();
+            let (found, stats) = write(&mut target, &prompt, &params, &options, Some(drafter));
+            prop_assert_eq!(&found, &plain, "{}", name);
+            prop_assert!(stats.accepted <= stats.drafted && stats.tokens == plain.ids.len());
+        }
     }
+}
+
+/// Every drafter without a network, and one that means harm, alone and in company.
+fn drafters(prompt: &[u32], output: &[u32], end_tokens: &[u32], seed: u64) -> Vec<Box<dyn Drafter>> {
+    // The truth runs past the end of the text, end tokens included.
+    let truth = [prompt, output, end_tokens, &[1, 2, 3]].concat();
+    let end_tokens = end_tokens.to_vec();
+    let hostile =
+        HostileDrafter { vocab: VOCAB as u32, end_tokens, truth: truth.clone(), false_laws: true, seed };
+    let store = Store::in_memory(1 << 12);
+    store.add(&truth[truth.len() / 3..]);
+    let mut guess = output.to_vec();
+    guess.iter_mut().step_by(6).for_each(|token| *token ^= 1);
+    let free = || -> Vec<Box<dyn Drafter>> {
+        vec![
+            Box::new(SuffixDrafter::default()),
+            Box::new(RecycleDrafter::new()),
+            Box::new(StoreDrafter::new(store.clone())),
+            Box::new(PredictionDrafter::new(guess.clone())),
+        ]
+    };
+    let mut company = free();
+    company.push(Box::new(hostile.clone()));
+    let mut all = free();
+    all.extend([Box::new(Composite::new(free())) as Box<dyn Drafter>, Box::new(Composite::new(company))]);
+    all.push(Box::new(hostile));
+    all
 }
 
 #[test]

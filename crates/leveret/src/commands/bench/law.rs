@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use leveret_model::{LoadOptions, Model, Source};
 
-use crate::drafter::{DrafterArgs, DrafterSpec};
-use crate::law::{Compared, Reference, check_text, samplings};
+use crate::cli::Usage;
+use crate::drafter::{DrafterSource, DrafterSpec};
+use crate::law::{CONTROLS, Compared, DRAFTERS, Plain, Reference, samplings};
 use crate::model::{self, EngineArgs, positive};
 use crate::prompts::{self, Prompt};
 
@@ -32,8 +33,9 @@ pub(crate) struct Args {
     /// Only compare token ids.
     #[arg(long)]
     only_tokens: bool,
-    #[command(flatten)]
-    drafter: DrafterArgs,
+    /// Drafters whose texts are compared, as in `run --drafter`, and hostile, which means harm.
+    #[arg(long, alias = "drafter", value_name = "DRAFTER,…", value_delimiter = ',', default_values = DRAFTERS)]
+    drafters: Vec<String>,
     #[command(flatten)]
     engine: EngineArgs,
 }
@@ -50,7 +52,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         check_bits(&source, &options, &list)?;
     }
     if !args.only_bits {
-        check_tokens(&source, &options, &args.drafter.drafter, &list, args.max_tokens)?;
+        check_tokens(&source, &options, &args.drafters, &list, args.max_tokens)?;
     }
     writeln!(std::io::stdout(), "law holds: {}", source.path().display())?;
     Ok(ExitCode::SUCCESS)
@@ -82,38 +84,48 @@ fn check_bits(source: &Source, options: &LoadOptions, list: &[Prompt]) -> Result
     Ok(())
 }
 
-/// Token ids with and without drafter.
+/// Token ids with and without each drafter, under every way of drawing. Which rule of control goes
+/// with which of them changes from prompt to prompt.
 fn check_tokens(
     source: &Source,
     options: &LoadOptions,
-    drafter: &DrafterSpec,
+    names: &[String],
     list: &[Prompt],
     max_tokens: usize,
 ) -> Result<()> {
     let mut loaded = model::load(source, options)?;
-    let drafters = drafter.load(&loaded)?;
+    let loads = names.iter().map(|name| match DRAFTERS.contains(&name.as_str()) {
+        true => Ok(None),
+        false => name.parse::<DrafterSpec>().map_err(Usage)?.load(&loaded).map(Some),
+    });
+    let drafters: Vec<Option<DrafterSource>> = loads.collect::<Result<_>>()?;
     let (model, words) = (&mut loaded.model, &loaded.words);
-    let mut sums = [Compared::default(); 3];
+    let mut sums = vec![Compared::default(); names.len()];
     for (i, prompt) in list.iter().enumerate() {
         let ids = if prompt.raw {
             words.raw_prompt(prompt.text())?
         } else {
             words.chat_prompt(prompt.text(), None)?
         };
-        for ((name, params), sum) in samplings(i as u64, max_tokens).into_iter().zip(&mut sums) {
-            let what = format!("prompt {}, {name}", prompt.name);
-            let seen = check_text(model, &ids, &params, drafters.build()?, words.tokenizer.end_ids(), &what)?;
-            sum.tokens += seen.tokens;
-            sum.drafted += seen.drafted;
-            sum.accepted += seen.accepted;
+        for (j, (how, params)) in samplings(i as u64, max_tokens).into_iter().enumerate() {
+            let plain = Plain::write(model, &ids, &params, words.tokenizer.end_ids())?;
+            for (k, name) in names.iter().enumerate() {
+                let drafter = match &drafters[k] {
+                    Some(source) => source.build()?,
+                    None => plain.drafter(name),
+                };
+                let control = CONTROLS[(i + j + k) % CONTROLS.len()];
+                let what = format!("prompt {}, {how}, drafter {name}", prompt.name);
+                sums[k] += plain.compare(model, drafter, control, &what)?;
+            }
         }
     }
-    for ((name, _), sum) in samplings(0, 1).into_iter().zip(sums) {
-        let Compared { tokens, drafted, accepted } = sum;
+    for (name, Compared { tokens, drafted, accepted }) in names.iter().zip(sums) {
+        let prompts = list.len();
         writeln!(
             std::io::stdout(),
-            "tokens  {name}: {} prompts, {tokens} ids equal; {accepted} of {drafted} drafts accepted",
-            list.len()
+            "tokens  {name}: {prompts} prompts in every way of drawing, {tokens} ids equal; \
+             {accepted} of {drafted} drafts accepted"
         )?;
     }
     Ok(())

@@ -7,11 +7,10 @@ use anyhow::Result;
 use leveret_model::golden::{Checkpoint, Closeness, Golden};
 use leveret_model::{Error, KvType, LoadOptions, Model, Precision, Source};
 use leveret_spec::SamplingParams;
-use leveret_spec::drafters::SuffixDrafter;
 
 use super::fixture;
 use super::report::Report;
-use crate::law::check_text;
+use crate::law::{CONTROLS, DRAFTERS, Plain};
 
 /// Compares every checkpoint of the case's own target.
 pub(crate) fn compare(dir: &Path, threads: usize, report: &mut Report) -> Result<()> {
@@ -56,14 +55,23 @@ fn compare_checkpoint(
         }
         return Ok(());
     }
-    // The same continuation with a drafter that fills every pass.
+    // The same continuation with drafters that fill every pass.
     for (i, prompt) in golden.json()["prompts"].as_array().into_iter().flatten().enumerate() {
         let Ok(ids) = fixture::ids(&prompt["prompt_ids"]) else { continue };
         let params = SamplingParams { max_tokens: Some(32), ..SamplingParams::default() };
-        let what = format!("{layout} p{i}.greedy, suffix drafter");
-        match check_text(&mut model, &ids, &params, Some(Box::new(SuffixDrafter::default())), &[], &what) {
-            Ok(seen) => report.count(&what, seen.tokens, &[]),
-            Err(error) => report.failed(&what, &error.to_string()),
+        let plain = match Plain::write(&mut model, &ids, &params, &[]) {
+            Ok(plain) => plain,
+            Err(error) => {
+                report.failed(&format!("{layout} p{i}.greedy"), &error.to_string());
+                continue;
+            }
+        };
+        for (name, control) in DRAFTERS.into_iter().zip(CONTROLS.into_iter().cycle().skip(i)) {
+            let what = format!("{layout} p{i}.greedy, drafter {name}");
+            match plain.compare(&mut model, plain.drafter(name), control, &what) {
+                Ok(seen) => report.count(&what, seen.tokens, &[]),
+                Err(error) => report.failed(&what, &error.to_string()),
+            }
         }
     }
     Ok(())

@@ -23,7 +23,8 @@ pub const DEFAULT_BYTES: usize = 4 << 20;
 /// Earlier texts of one model. Several processes may use one file at a time.
 #[derive(Debug)]
 pub struct Store {
-    path: PathBuf,
+    /// `None` where nothing is kept beyond this process.
+    path: Option<PathBuf>,
     key: u64,
     /// Most tokens that are kept.
     most: usize,
@@ -40,14 +41,7 @@ impl Store {
     /// A file that cannot be used counts as empty, and is replaced by the next save; see
     /// [`note`](Self::note).
     pub fn open(path: &Path, key: u64, bytes: usize) -> Arc<Self> {
-        let store = Arc::new(Self {
-            path: path.to_owned(),
-            key,
-            most: bytes / file::BYTES,
-            index: RwLock::default(),
-            read: OnceLock::new(),
-            added: Mutex::default(),
-        });
+        let store = Arc::new(Self::new(Some(path.to_owned()), key, bytes));
         let reader = Arc::clone(&store);
         // Without a thread to be had the store is read when something is added to it.
         let _ = std::thread::Builder::new().name("store".into()).spawn(move || {
@@ -56,14 +50,27 @@ impl Store {
         store
     }
 
+    /// A store of about `bytes` that is gone with this process.
+    pub fn in_memory(bytes: usize) -> Arc<Self> {
+        Arc::new(Self::new(None, 0, bytes))
+    }
+
+    fn new(path: Option<PathBuf>, key: u64, bytes: usize) -> Self {
+        let (index, read, added) = Default::default();
+        Self { path, key, most: bytes / file::BYTES, index, read, added }
+    }
+
     /// Waits until the file has been read. Returns what is wrong with it, if anything is.
     pub fn wait(&self) -> Option<&str> {
-        let read = self.read.get_or_init(|| match file::read(&self.path, self.key) {
-            Ok(index) => {
-                self.publish(index);
-                None
+        let read = self.read.get_or_init(|| {
+            let path = self.path.as_deref()?;
+            match file::read(path, self.key) {
+                Ok(index) => {
+                    self.publish(index);
+                    None
+                }
+                Err(what) => Some(format!("{}: {what}; earlier texts are left aside", path.display())),
             }
-            Err(what) => Some(format!("{}: {what}; earlier texts are left aside", self.path.display())),
         });
         read.as_deref()
     }
@@ -90,7 +97,9 @@ impl Store {
         let mut index = Index::clone(&self.index());
         index.add(text, self.most);
         self.publish(index);
-        if let Ok(mut added) = self.added.lock() {
+        if self.path.is_some()
+            && let Ok(mut added) = self.added.lock()
+        {
             added.push(text.to_vec());
         }
     }
@@ -100,18 +109,19 @@ impl Store {
     /// # Errors
     /// What the system says; what was added stays to be saved.
     pub fn save(&self) -> std::io::Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
         let Ok(mut added) = self.added.lock() else { return Ok(()) };
         if added.is_empty() {
             return Ok(());
         }
-        let _turn = file::lock(&self.path)?;
-        let mut index = file::read(&self.path, self.key).unwrap_or_default();
+        let _turn = file::lock(path)?;
+        let mut index = file::read(path, self.key).unwrap_or_default();
         let before = index.clone();
         for text in added.iter() {
             index.add(text, self.most);
         }
         if index != before {
-            file::write(&self.path, self.key, &index)?;
+            file::write(path, self.key, &index)?;
         }
         added.clear();
         self.publish(index);
