@@ -110,3 +110,42 @@ impl Hint {
         Self { token: follower.token, features }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn follower(token: u32, count: u32, seen: u32) -> Follower {
+        Follower { token, count, seen }
+    }
+
+    fn tokens(hints: &Hints) -> Vec<u32> {
+        hints.chances(&HintOdds::new(WITHIN)).map(|(token, _)| token).collect()
+    }
+
+    #[test]
+    fn the_most_frequent_then_the_newest_then_shorter_matches() {
+        let mut hints = Hints::default();
+        hints.add(5, [follower(1, 2, 10), follower(2, 9, 20), follower(3, 1, 30)].into_iter());
+        assert_eq!(tokens(&hints), [2, 3, 1]);
+        hints.add(2, [follower(2, 99, 20), follower(7, 1, 30), follower(8, 1, 31)].into_iter());
+        assert_eq!(tokens(&hints), [2, 3, 1, 8]);
+        assert!(hints.is_full());
+    }
+
+    #[test]
+    fn chances_are_those_of_alternatives_and_follow_what_comes() {
+        let mut odds = HintOdds::new(WITHIN);
+        let mut hints = Hints::default();
+        hints.add(1, (0..3).map(|i| follower(i, 3 - i, i)));
+        let total = |odds: &HintOdds| hints.chances(odds).map(|(_, chance)| chance).sum::<f32>();
+        assert!(total(&odds) < 1.0);
+        let before: Vec<f32> = hints.chances(&odds).map(|(_, chance)| chance).collect();
+        for _ in 0..50 {
+            hints.learn(1, &mut odds);
+        }
+        let after: Vec<f32> = hints.chances(&odds).map(|(_, chance)| chance).collect();
+        assert!(after[1] > before[1] && after[0] < before[0], "{before:?} {after:?}");
+        assert!(total(&odds) < 1.0);
+    }
+}

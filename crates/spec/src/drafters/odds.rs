@@ -38,11 +38,11 @@ impl<const N: usize> Odds<N> {
         let chance = self.chance(features);
         let error = f32::from(came_true) - chance;
         let spread = chance * (1.0 - chance);
-        for i in 0..N {
-            let x = features[i];
-            self.learned[i] = self.learned[i] * KEEP + spread * x * x;
-            let pull = (1.0 - KEEP) * WORTH * (self.start[i] - self.weights[i]);
-            self.weights[i] += (error * x + pull) / (WORTH + self.learned[i]);
+        for (i, &x) in features.iter().enumerate() {
+            let (weight, learned) = (&mut self.weights[i], &mut self.learned[i]);
+            *learned = *learned * KEEP + spread * x * x;
+            let pull = (1.0 - KEEP) * WORTH * (self.start[i] - *weight);
+            *weight += (error * x + pull) / (WORTH + *learned);
         }
     }
 

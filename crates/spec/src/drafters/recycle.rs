@@ -164,3 +164,99 @@ impl Drafter for RecycleDrafter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drafter::PassRows;
+    use crate::sampler::{Sampler, SamplingParams};
+    use leveret_model::Tap;
+    use leveret_model::drafters::Features;
+
+    const VOCAB: usize = 300;
+
+    /// A pass whose rows hold these tokens and logits.
+    struct Rows(Vec<u32>, Vec<Vec<f32>>);
+
+    impl Features for Rows {
+        fn feature(&self, _: Tap, _: usize) -> &[f32] {
+            &[]
+        }
+    }
+
+    impl PassRows for Rows {
+        fn tokens(&self) -> &[u32] {
+            &self.0
+        }
+
+        fn logits(&self, row: usize) -> Option<&[f32]> {
+            self.1.get(row).map(Vec::as_slice)
+        }
+    }
+
+    fn row(likely: &[(u32, f32)]) -> Vec<f32> {
+        let mut row = vec![-9.0; VOCAB];
+        likely.iter().for_each(|&(token, logit)| row[token as usize] = logit);
+        row
+    }
+
+    /// A round after `tokens`, whose last row was token 4 with `logits`, and a rejected guess 8.
+    fn observe(drafter: &mut RecycleDrafter, context: Context<'_>, logits: Vec<f32>) {
+        let mut draft = Draft::new();
+        draft.push(8, None, 0.5);
+        let pass = Rows(vec![4, 8], vec![logits, row(&[(70, 1.0)])]);
+        let first = context.tokens.len() - 2;
+        drafter.observe(&Round { context, new: 1, draft: &draft, base: 1, first, rows: &[0], pass: &pass });
+    }
+
+    fn proposed(drafter: &mut RecycleDrafter, context: &Context<'_>) -> Draft {
+        let mut draft = Draft::new();
+        drafter.propose(context, 8, &mut draft);
+        draft
+    }
+
+    #[test]
+    fn what_was_thought_of_is_guessed_next_time() {
+        let mut drafter = RecycleDrafter::new();
+        let tokens = [1, 4, 20];
+        observe(&mut drafter, Context::new(&tokens, 1), row(&[(20, 3.0), (30, 2.0), (8, 2.5)]));
+        let draft = proposed(&mut drafter, &Context::new(&[9, 4], 1));
+        let first: Vec<u32> = draft.tokens_after(None).collect();
+        assert_eq!(first[..3], [20, 8, 30], "likeliest first");
+        // The rejected row tells what would have come behind its token.
+        let behind: Vec<u32> = draft.tokens_after(draft.child(None, 8)).collect();
+        assert_eq!(behind[..1], [70]);
+        assert!(proposed(&mut drafter, &Context::new(&[4, 9], 1)).is_empty());
+    }
+
+    #[test]
+    fn two_tokens_say_more_than_one() {
+        let mut drafter = RecycleDrafter::new();
+        observe(&mut drafter, Context::new(&[1, 4, 20], 1), row(&[(20, 3.0)]));
+        observe(&mut drafter, Context::new(&[2, 4, 30], 1), row(&[(30, 3.0)]));
+        let first = |drafter: &mut RecycleDrafter, tokens: [u32; 2]| {
+            proposed(drafter, &Context::new(&tokens, 1)).tokens_after(None).next()
+        };
+        assert_eq!(first(&mut drafter, [1, 4]), Some(20));
+        assert_eq!(first(&mut drafter, [2, 4]), Some(30));
+        assert_eq!(first(&mut drafter, [3, 4]), Some(30), "the newest");
+    }
+
+    /// Where tokens are drawn, the guess is what the noise will pick of the same scores.
+    #[test]
+    fn the_draw_is_guessed() {
+        let likely = [(20, 1.0), (30, 1.1), (40, 0.9), (50, 1.0)];
+        for seed in 0..50 {
+            let params = SamplingParams { seed, temperature: 1.0, top_k: 4, ..SamplingParams::default() };
+            let draw = crate::Draw::new(&params);
+            let mut drafter = RecycleDrafter::new();
+            let context = |tokens| Context { draw, ..Context::new(tokens, 1) };
+            observe(&mut drafter, context(&[1, 4, 20]), row(&likely));
+            let tokens = [1, 4, 20, 1, 4];
+            let mut sampler = Sampler::new(&params, VOCAB, &tokens).unwrap();
+            let drawn = sampler.sample(&row(&likely)).unwrap();
+            let draft = proposed(&mut drafter, &context(&tokens));
+            assert_eq!(draft.tokens_after(None).next(), Some(drawn));
+        }
+    }
+}

@@ -48,12 +48,12 @@ impl SuffixDrafter {
     /// Takes in the tokens that are new in the context.
     fn read(&mut self, context: &Context<'_>) {
         let text = context.tokens;
-        for at in self.automaton.len()..text.len() {
+        for (at, &token) in text.iter().enumerate().skip(self.automaton.len()) {
             if at >= context.prompt_len {
                 look(&self.automaton, self.automaton.repeat(), self.min_match, &mut self.hints);
-                self.hints.learn(text[at], &mut self.odds);
+                self.hints.learn(token, &mut self.odds);
             }
-            self.automaton.push(text[at]);
+            self.automaton.push(token);
         }
     }
 }

@@ -56,8 +56,8 @@ fn whatever_a_drafter_says() {
     type Case = (&'static str, fn(u64, usize) -> bool);
     let cases: [Case; 6] = [
         ("always wrong", |_, _| false),
-        ("right once in four", |at, _| mix(at) % 4 == 0),
-        ("right one time in two", |at, _| mix(at) % 2 == 0),
+        ("right once in four", |at, _| mix(at).is_multiple_of(4)),
+        ("right one time in two", |at, _| mix(at).is_multiple_of(2)),
         ("right at first and then wrong", |_, depth| depth == 0),
         ("now right, now wrong", |at, _| at / 50 % 2 == 0),
         ("right for long, then wrong for longer", |at, _| at < 60),
