@@ -49,6 +49,11 @@ pub fn supported_architectures() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.name)
 }
 
+/// Whether a family has this `model_type`.
+pub(crate) fn is_hf(name: &str) -> bool {
+    FAMILIES.iter().any(|family| family.hf.contains(&name))
+}
+
 /// Describes the model of a `config.json` at `path`.
 pub(crate) fn from_hf(path: &Path, root: &Value) -> Result<Config> {
     let keys = HfConfig::new(path, root)?;

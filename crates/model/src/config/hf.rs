@@ -34,6 +34,11 @@ impl<'a> HfConfig<'a> {
         self.path
     }
 
+    /// The same keys, where those of section `key` count first.
+    pub(crate) fn searched_first(self, key: &str) -> Self {
+        Self { section: self.get(key).and_then(Value::as_object), ..self }
+    }
+
     /// `model_type` of the text model.
     pub(crate) fn model_type(&self) -> Result<&'a str> {
         self.text("model_type").ok_or_else(|| self.missing("model_type"))

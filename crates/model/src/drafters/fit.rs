@@ -2,6 +2,7 @@
 
 use super::kinds::DraftOptions;
 use crate::config::Config;
+use crate::load::Source;
 use crate::target::Tap;
 use crate::{Error, Result};
 use std::path::Path;
@@ -92,5 +93,26 @@ impl LayerIds {
             ));
         }
         Ok(after.into_iter().map(Tap::Residual).collect())
+    }
+}
+
+/// Refuses files with a tensor that nobody has read, unless `spare` knows why it may be there.
+///
+/// # Errors
+/// Such a tensor, unless `options` force it.
+pub(crate) fn refuse_unused(
+    source: &Source,
+    family: &str,
+    options: &DraftOptions,
+    spare: impl Fn(&str) -> bool,
+) -> Result<()> {
+    match source.unused().find(|name| !options.force && !spare(name)) {
+        None => Ok(()),
+        Some(name) => Err(Error::format(
+            source.path(),
+            format!(
+                "tensor `{name}` belongs to nothing in a drafter of family {family}: the configuration is of another one, or the file is; force it to leave the tensor out"
+            ),
+        )),
     }
 }

@@ -2,6 +2,7 @@
 //! of all of them.
 
 use super::assistant::{self, AssistantOptions};
+use super::block;
 use super::recurrent;
 use super::{Description, Network, TargetFacts, TargetParts};
 use crate::load::{Files, Source};
@@ -37,11 +38,15 @@ pub(crate) struct Kind {
 }
 
 /// All kinds; the first that recognises the files counts.
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 8] = [
     assistant::KIND,
     recurrent::eagle3::EAGLE3,
     recurrent::eagle1::EAGLE1,
     recurrent::mistral::MISTRAL_EAGLE,
+    block::DFLASH,
+    block::DFLASH2,
+    block::DSPARK,
+    block::DFLY,
 ];
 
 /// Whether `source` holds a drafter, and of which family. A target that has one in its own file

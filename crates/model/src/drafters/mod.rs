@@ -5,6 +5,7 @@
 //! become a draft, a chain or a tree, is decided once for all in `leveret-spec`.
 
 mod assistant;
+mod block;
 mod fit;
 mod kinds;
 mod language;

@@ -13,6 +13,7 @@ mod weights;
 
 pub(crate) use design::{Design, Join, Names, Next, Slots};
 
+use super::fit::refuse_unused;
 use super::kinds::DraftOptions;
 use super::{Description, Guesser, Network, TargetFacts, TargetParts};
 use crate::footprint::{layer_bytes, packed};
@@ -53,17 +54,8 @@ pub(super) fn describe(
             ));
         }
     }
-    if !options.force
-        && design.complete
-        && let Some(name) = source.unused().find(|name| !is_spare(name))
-    {
-        return Err(Error::format(
-            source.path(),
-            format!(
-                "tensor `{name}` belongs to nothing in a drafter of family {}: the configuration is of another one, or the file is; force it to leave the tensor out",
-                design.family
-            ),
-        ));
+    if design.complete {
+        refuse_unused(source, design.family, options, is_spare)?;
     }
     let head = match (&weights.head, target) {
         (Some(head), _) => packed(head) as usize,
