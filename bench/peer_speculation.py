@@ -68,7 +68,7 @@ def set_up(venv, package):
         sys.exit(f"no {lib}/libllama-common.so: the installed package has no llama-common; install it from source")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        subprocess.run([venv / "bin" / "python", "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:",
+        subprocess.run([venv / "bin" / "python", "-m", "pip", "download", "-q", "--no-deps", "--no-binary", package.split("==")[0],
                         "-d", folder, package], check=True)
         (archive,) = folder.glob("*.tar.gz")
         with tarfile.open(archive) as tar:

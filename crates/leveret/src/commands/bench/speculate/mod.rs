@@ -7,6 +7,7 @@ mod tally;
 mod write;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -134,9 +135,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut loaded = model::load(&source, &load)?;
     let mut sources = BTreeMap::new();
     for setup in &setups {
-        let name = setup.drafter.to_string();
-        if !sources.contains_key(&name) {
-            sources.insert(name, setup.drafter.load(&loaded)?);
+        // Loaded once, however many setups share it.
+        if let Entry::Vacant(place) = sources.entry(setup.drafter.to_string()) {
+            place.insert(setup.drafter.load(&loaded)?);
         }
     }
     let curve = speed::pass_seconds(&mut loaded.model, 256, 3)?.unwrap_or_default();

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use leveret_spec::Stats;
+
 use super::report::{Report, Row, label, parked_share, shares};
 use crate::plot::{self, Bars, Curve, Stack, escape};
 
@@ -58,9 +60,8 @@ pub(super) fn page(report: &Report<'_>, rows: &[Row<'_>]) -> String {
     if rows.iter().any(|row| row.setup.swept) {
         let _ = writeln!(
             body,
-            "<section>{}<p>{}</p></section>",
-            sweep(rows),
-            "The same drafter with fixed settings. All prompts."
+            "<section>{}<p>The same drafter with fixed settings. All prompts.</p></section>",
+            sweep(rows)
         );
     }
     for row in rows.iter().filter(|row| !row.setup.swept) {
@@ -126,12 +127,16 @@ fn acceptance(rows: &[Row<'_>]) -> String {
     let curves: Vec<Curve> = rows
         .iter()
         .filter(|row| !row.setup.swept)
-        .map(|row| Curve {
-            label: label(row.setup),
-            points: (1..).map(f64::from).zip(row.summaries[0].stats.acceptance_by_depth()).collect(),
-        })
+        .map(|row| Curve { label: label(row.setup), points: reached(&row.summaries[0].stats) })
         .collect();
     plot::lines("Acceptance by depth", "depth of the guess", "share kept", &curves)
+}
+
+/// Acceptance by depth, down to where too few rounds came for a share to mean something.
+fn reached(stats: &Stats) -> Vec<(f64, f64)> {
+    const FEWEST: usize = 5;
+    let shares = (1..).map(f64::from).zip(stats.acceptance_by_depth()).zip(&stats.depth_drafted);
+    shares.take_while(|(_, rounds)| **rounds >= FEWEST).map(|(point, _)| point).collect()
 }
 
 fn time(rows: &[Row<'_>]) -> String {
