@@ -195,6 +195,9 @@ impl Controller {
         self.tokens += new.len() as f64 - self.tokens / MEMORY;
         self.time += 1.0 + cost - self.time / MEMORY;
         self.estimator.learn(&self.offered, None, new);
+        // The next round may go without a draft.
+        self.offered.clear();
+        self.drafting = 0.0;
         self.follow_trial(new);
         self.parking.record(new.len() as f64 - 1.0 - cost);
         self.parking.pass(new.len());
@@ -283,6 +286,7 @@ mod tests {
             price.record(1 + drafted, 10, 0.0, &[77]);
         }
         assert!(rows < 30, "{rows}");
+        assert!(price.offered.is_empty(), "what was said once does not count twice");
     }
 
     /// While parked, what would have been gained ends the pause.
