@@ -171,6 +171,8 @@ fn logits_of_every_golden_family_do_not_depend_on_the_pass() {
         "qwen3-moe",
         "ministral3",
         "mistral-sliding",
+        "qwen35",
+        "qwen35-moe",
         "gemma3",
         "gpt-oss",
         "gguf-quant-llama",

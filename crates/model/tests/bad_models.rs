@@ -233,7 +233,17 @@ fn gguf_metadata_with_any_key_changed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
     let (mut refused, mut ran) = (0, 0);
-    for case in ["llama", "qwen3-moe", "ministral3", "gemma3", "gemma4-e", "gemma4-26b-a4b", "gpt-oss"] {
+    for case in [
+        "llama",
+        "qwen3-moe",
+        "ministral3",
+        "gemma3",
+        "gemma4-e",
+        "gemma4-26b-a4b",
+        "qwen35",
+        "qwen35-moe",
+        "gpt-oss",
+    ] {
         let gguf = Gguf::open(common::golden(&format!("{case}/gguf/target-bf16.gguf"))).unwrap();
         rewrite(&gguf, "", &MetaValue::U8(0), &path);
         try_out(&path).unwrap();

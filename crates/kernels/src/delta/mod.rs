@@ -94,7 +94,7 @@ pub struct DeltaRows<'a> {
     /// first of them.
     pub held: usize,
     /// Ancestors since the last commit, root first, itself last: those of the `i`-th row of this pass
-    /// are `.0[.1[i]..  .1[i + 1]]`. Absent: each row follows the one before.
+    /// stand in `.0` from `.1[i]` to `.1[i + 1]`. Absent: each row follows the one before.
     pub tree: Option<(&'a [u32], &'a [u32])>,
     /// The rows will all be kept or none, so they need no tape. For chains without held rows.
     pub whole: bool,

@@ -163,9 +163,9 @@ fn plainly(subject: &Subject, rows: usize) -> Vec<Vec<f64>> {
             let decay = (f64::from(subject.rates[head]) * step).exp();
             let beta = 1.0 / (1.0 + (-f64::from(subject.b[at])).exp());
             state.iter_mut().for_each(|s| *s *= decay);
-            for j in 0..dv {
+            for (j, v) in v.iter().enumerate() {
                 let read: f64 = (0..dk).map(|i| state[i * dv + j] * k[i]).sum();
-                (0..dk).for_each(|i| state[i * dv + j] += k[i] * beta * (v[j] - read));
+                (0..dk).for_each(|i| state[i * dv + j] += k[i] * beta * (v - read));
                 let sum: f64 = (0..dk).map(|i| state[i * dv + j] * q[i]).sum();
                 output.push(sum / (dk as f64).sqrt());
             }

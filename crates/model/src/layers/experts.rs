@@ -18,7 +18,7 @@ pub(crate) struct Experts<M = Matrix> {
     pub(crate) scales: Option<Vec<f32>>,
     pub(crate) experts: Vec<Gated<M>>,
     /// An MLP that every row takes besides.
-    pub(crate) shared: Option<Shared<M>>,
+    pub(crate) shared: Option<Box<Shared<M>>>,
 }
 
 /// A dense MLP whose output has a gate: the sigmoid of one product with the row.

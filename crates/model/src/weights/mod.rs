@@ -292,7 +292,7 @@ impl<P: Pack> Loader<'_, P> {
             scales: vector(names.expert_scales, experts.count)?,
             experts: self.experts(mlp, experts.count, name)?,
             shared: match experts.dense {
-                Some(DenseBeside::Gated { width }) => Some(self.shared(width, name)?),
+                Some(DenseBeside::Gated { width }) => Some(Box::new(self.shared(width, name)?)),
                 _ => None,
             },
         })
