@@ -9,7 +9,8 @@ use crate::{Error, Result};
 
 pub(super) const QWEN2: Family = Family {
     name: "qwen2",
-    hf: &["qwen2"],
+    // MiMo's trunk is one.
+    hf: &["qwen2", "mimo"],
     from_hf: |keys| with_bias(from_hf(keys, "qwen2")?),
     gguf: &["qwen2"],
     from_gguf: |keys| with_bias(from_gguf(keys, "qwen2")?),

@@ -50,6 +50,18 @@ impl Claims {
     }
 }
 
+/// The width of the target's features that a file names, if any model can have it.
+///
+/// # Errors
+/// None can.
+pub(crate) fn feature_width(path: &Path, width: usize) -> Result<usize> {
+    const MOST: usize = 1 << 20;
+    match width {
+        1..=MOST => Ok(width),
+        _ => Err(Error::format(path, format!("features of width {width} are named, expected 1 to {MOST}"))),
+    }
+}
+
 /// How a format counts the layers whose residual stream a drafter reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LayerIds {

@@ -38,8 +38,9 @@ pub(crate) struct Kind {
 }
 
 /// All kinds; the first that recognises the files counts.
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 9] = [
     assistant::KIND,
+    recurrent::mtp::MTP,
     recurrent::eagle3::EAGLE3,
     recurrent::eagle1::EAGLE1,
     recurrent::mistral::MISTRAL_EAGLE,

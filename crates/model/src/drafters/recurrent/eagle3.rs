@@ -6,7 +6,7 @@ use super::{Design, Join, Names, Next, Slots};
 use crate::config::gguf::{GgufConfig, GgufFamily};
 use crate::config::hf::HfConfig;
 use crate::config::{Activation, AttentionInput, Config, Presence};
-use crate::drafters::fit::{Claims, LayerIds};
+use crate::drafters::fit::{Claims, LayerIds, feature_width};
 use crate::drafters::kinds::{DraftOptions, Kind};
 use crate::drafters::vocabulary::MapRule;
 use crate::formats::{Folder, Gguf};
@@ -87,7 +87,9 @@ fn from_folder(
     let own = |name: &str| Some(format!("{prefix}{name}"));
 
     let mut config = inner.decoder("eagle3", false)?;
+    config.check(&path)?;
     let feature = outer.count("target_hidden_size")?.unwrap_or(target.map_or(config.hidden, |t| t.hidden));
+    let feature = feature_width(&path, feature)?;
     let claims = Claims { hidden: Some(feature), vocab: Some(config.vocab), layers: None };
     if let Some(target) = target {
         claims.check(&path, target, options)?;
@@ -112,6 +114,10 @@ fn from_folder(
         (_, None) => format!("{prefix}layers.{i}."),
     });
     let slots = slots(&path, folder, &outer)?;
+    if let Some(Slots { mask, .. }) = slots.filter(|slots| slots.mask as usize >= config.vocab) {
+        let what = format!("the mask token is {mask}, expected one of the {} in the embedding", config.vocab);
+        return Err(Error::format(&path, what));
+    }
     Ok(Design {
         family: if slots.is_some() { "p-eagle" } else { "eagle3" },
         dialect: dialect(root, first),
@@ -238,7 +244,8 @@ fn from_gguf(gguf: &Gguf, target: Option<&Config>, options: &DraftOptions) -> Re
         (None, None) => keys.require("vocab_size")?,
     };
     let mut config = keys.decoder_of(family, vocab)?;
-    let feature = keys.get("target_hidden_size")?.unwrap_or(config.hidden);
+    config.check(keys.path())?;
+    let feature = feature_width(keys.path(), keys.get("target_hidden_size")?.unwrap_or(config.hidden))?;
     let layers = target.map(|target| target.layers.len());
     if let Some(target) = target {
         let claims = Claims { hidden: Some(feature), vocab: Some(vocab), layers: None };

@@ -119,6 +119,31 @@ impl RecurrentGuesser {
         Ok(())
     }
 
+    /// Adds nodes whose parents have been run.
+    fn expand_known(&mut self, network: &Recurrent, branches: &[Branch]) -> Result<()> {
+        let (nodes, width) = (self.nodes.depths.len(), network.design.config.hidden);
+        let pass = &mut self.pass;
+        pass.tokens.clear();
+        pass.tokens.extend(branches.iter().map(|branch| branch.token));
+        check_tokens(network, &pass.tokens)?;
+        if nodes > 1 {
+            self.cache.hold();
+        }
+        self.cache.check_room(branches.len())?;
+        pass.features.clear();
+        for branch in branches {
+            pass.features.extend_from_slice(&self.nodes.features[branch.parent * width..][..width]);
+            self.nodes.depths.push(self.nodes.depths[branch.parent] + 1);
+        }
+        pass.parents.clear();
+        pass.parents.extend(branches.iter().map(|branch| branch.parent.checked_sub(1)));
+        pass.run(network, &mut self.cache, 0..branches.len());
+        self.cache.set_pending(branches.iter().map(|branch| branch.parent.checked_sub(1)));
+        self.nodes.keep(network, &self.pass, 0..branches.len());
+        self.nodes.logits.extend_from_slice(&self.pass.logits);
+        Ok(())
+    }
+
     /// Refuses a parent that there is not.
     fn check_parents(&self, branches: &[Branch]) -> Result<()> {
         let nodes = self.nodes.depths.len();
@@ -195,33 +220,15 @@ impl Guesser for RecurrentGuesser {
         if network.design.slots.is_some() {
             return self.nodes.look_up(branches, network.head().rows());
         }
-        let nodes = self.nodes.depths.len();
-        if let Some(branch) = branches.iter().find(|branch| branch.parent >= nodes) {
-            return Err(Error::request(format!(
-                "node {} is not expanded yet: its children need another call",
-                branch.parent
-            )));
+        // A row reads what its parent's pass has left, so that a child waits for the next one.
+        let mut rest = branches;
+        while !rest.is_empty() {
+            let nodes = self.nodes.depths.len();
+            let known = rest.iter().take_while(|branch| branch.parent < nodes).count();
+            let (level, deeper) = rest.split_at(known);
+            self.expand_known(&network, level)?;
+            rest = deeper;
         }
-        let width = network.design.config.hidden;
-        let pass = &mut self.pass;
-        pass.tokens.clear();
-        pass.tokens.extend(branches.iter().map(|branch| branch.token));
-        check_tokens(&network, &pass.tokens)?;
-        if nodes > 1 {
-            self.cache.hold();
-        }
-        self.cache.check_room(branches.len())?;
-        pass.features.clear();
-        for branch in branches {
-            pass.features.extend_from_slice(&self.nodes.features[branch.parent * width..][..width]);
-            self.nodes.depths.push(self.nodes.depths[branch.parent] + 1);
-        }
-        pass.parents.clear();
-        pass.parents.extend(branches.iter().map(|branch| branch.parent.checked_sub(1)));
-        pass.run(&network, &mut self.cache, 0..branches.len());
-        self.cache.set_pending(branches.iter().map(|branch| branch.parent.checked_sub(1)));
-        self.nodes.keep(&network, &self.pass, 0..branches.len());
-        self.nodes.logits.extend_from_slice(&self.pass.logits);
         Ok(())
     }
 

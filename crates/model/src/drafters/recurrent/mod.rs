@@ -9,6 +9,7 @@ pub(super) mod eagle1;
 pub(super) mod eagle3;
 mod guesser;
 pub(super) mod mistral;
+pub(super) mod mtp;
 mod weights;
 
 pub(crate) use design::{Design, Join, Names, Next, Slots};

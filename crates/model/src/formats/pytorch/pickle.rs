@@ -176,10 +176,10 @@ impl<'a> Reader<'a> {
         let op = self.take(1)?[0];
         match op {
             b'.' => return self.pop().map(Some),
-            0x80 => drop(self.take(1)?),
-            0x95 => drop(self.take(8)?),
+            0x80 => _ = self.take(1)?,
+            0x95 => _ = self.take(8)?,
             b'(' => self.stack.push(Value::Mark),
-            b'0' => drop(self.pop()?),
+            b'0' => _ = self.pop()?,
             b'}' => self.dict(),
             b'X' => {
                 let len = self.u32()?;
@@ -229,8 +229,8 @@ impl<'a> Reader<'a> {
             }
             b'N' | 0x88 | 0x89 => self.stack.push(Value::Other),
             b']' => self.stack.push(Value::Other),
-            b'a' => drop(self.pop()?),
-            b'e' => drop(self.pop_mark()?),
+            b'a' => _ = self.pop()?,
+            b'e' => _ = self.pop_mark()?,
             b')' => self.tuple(Vec::new()),
             b't' => {
                 let values = self.pop_mark()?;
@@ -266,7 +266,7 @@ impl<'a> Reader<'a> {
                 let values = self.pop_mark()?;
                 self.set(&values)?;
             }
-            b'b' => drop(self.pop()?),
+            b'b' => _ = self.pop()?,
             other => {
                 return Err(format!(
                     "operation 0x{other:02x}, which a dictionary of tensors does not need: save the state dictionary alone"

@@ -1,0 +1,191 @@
+//! MTP layers that come in a target's own files: Qwen3.5's and their relatives', in the layouts of
+//! Hugging Face, GGUF and speculators, and under the names of DeepSeek and MiMo. Normed embedding
+//! and normed last state are projected to one; a layer of the target's kind and a norm make the
+//! head's input and the next state of it.
+
+use super::{Design, Join, Names, Next};
+use crate::Tap;
+use crate::config::gguf::GgufConfig;
+use crate::config::{AttentionInput, Config};
+use crate::drafters::fit::Claims;
+use crate::drafters::kinds::{DraftOptions, Kind};
+use crate::drafters::vocabulary::MapRule;
+use crate::load::{Files, Source};
+use crate::{Error, Result};
+
+pub(in crate::drafters) const MTP: Kind = Kind {
+    family: "mtp",
+    matches: |source| find(source).is_some(),
+    describe: |source, target, options| {
+        let config = target.map(|target| &*target.config);
+        super::describe(source, &design(source, config, options)?, target, options)
+    },
+    load: |source, parts, options| {
+        super::load(source, design(source, Some(&parts.config), options)?, parts, options)
+    },
+};
+
+/// How a publisher calls the tensors of the module, all behind one prefix.
+struct Layout {
+    dialect: &'static str,
+    /// Possible prefixes; `#` stands for the number of layers of the trunk.
+    prefixes: &'static [&'static str],
+    /// What stands before the layer's own tensors, behind the prefix.
+    layer: &'static str,
+    fc: &'static str,
+    embedding_norm: &'static str,
+    hidden_norm: &'static str,
+    final_norm: &'static str,
+    /// A head of its own, and its map, if the file has one: a part of the vocabulary.
+    head: &'static str,
+    hidden_first: bool,
+}
+
+const LAYOUTS: [Layout; 5] = [
+    Layout {
+        dialect: "qwen",
+        prefixes: &["mtp.", "model.mtp.", "model.language_model.mtp.", "language_model.mtp."],
+        layer: "layers.0.",
+        fc: "fc",
+        embedding_norm: "pre_fc_norm_embedding",
+        hidden_norm: "pre_fc_norm_hidden",
+        final_norm: "norm",
+        head: "lm_head",
+        hidden_first: false,
+    },
+    Layout {
+        dialect: "gguf",
+        prefixes: &["blk.#."],
+        layer: "",
+        fc: "nextn.eh_proj",
+        embedding_norm: "nextn.enorm",
+        hidden_norm: "nextn.hnorm",
+        final_norm: "nextn.shared_head_norm",
+        head: "nextn.shared_head_head",
+        hidden_first: false,
+    },
+    Layout {
+        dialect: "speculators",
+        prefixes: &["mtp_layers.0."],
+        layer: "",
+        fc: "input_proj",
+        embedding_norm: "token_layernorm",
+        hidden_norm: "hidden_layernorm",
+        final_norm: "final_layernorm",
+        head: "lm_head",
+        hidden_first: false,
+    },
+    Layout {
+        dialect: "mimo",
+        prefixes: &["model.mtp_layers.0."],
+        layer: "",
+        fc: "input_proj",
+        embedding_norm: "token_layernorm",
+        hidden_norm: "hidden_layernorm",
+        final_norm: "final_layernorm",
+        head: "lm_head",
+        hidden_first: true,
+    },
+    Layout {
+        dialect: "deepseek",
+        prefixes: &["model.layers.#.", "model.language_model.layers.#."],
+        layer: "",
+        fc: "eh_proj",
+        embedding_norm: "enorm",
+        hidden_norm: "hnorm",
+        final_norm: "shared_head.norm",
+        head: "shared_head.head",
+        hidden_first: false,
+    },
+];
+
+/// The layout whose projection is there, and its prefix.
+fn find(source: &Source) -> Option<(&'static Layout, String)> {
+    let trunk = trunk_layers(source);
+    const { &LAYOUTS }.iter().find_map(|layout| {
+        let prefixes = layout.prefixes.iter();
+        let prefixes = prefixes.filter_map(|prefix| match (prefix.split_once('#'), trunk) {
+            (None, _) => Some((*prefix).to_owned()),
+            (Some((before, after)), Some(trunk)) => Some(format!("{before}{trunk}{after}")),
+            (Some(_), None) => None,
+        });
+        let mut found = prefixes.filter(|prefix| source.has(&format!("{prefix}{}.weight", layout.fc)));
+        found.next().map(|prefix| (layout, prefix))
+    })
+}
+
+/// The number of the first layer behind the trunk.
+fn trunk_layers(source: &Source) -> Option<usize> {
+    match source.files() {
+        Files::Gguf(gguf) => {
+            let keys = GgufConfig::new(gguf).ok()?;
+            let ahead: usize = keys.get("nextn_predict_layers").ok()??;
+            keys.get::<usize>("block_count").ok()??.checked_sub(ahead)
+        }
+        Files::Folder(folder) => {
+            let config = folder.config.as_ref()?;
+            let text = config.get("text_config").unwrap_or(config);
+            usize::try_from(text.get("num_hidden_layers")?.as_u64()?).ok()
+        }
+    }
+}
+
+fn design(source: &Source, target: Option<&Config>, options: &DraftOptions) -> Result<Design> {
+    let path = source.path();
+    let Some((layout, prefix)) = find(source) else {
+        return Err(Error::format(path, "holds no MTP layer"));
+    };
+    // The files describe a whole target, by which theirs are named and normed.
+    let own = match (source.config(), target) {
+        (Ok(own), _) => own,
+        (Err(_), Some(target)) => target.clone(),
+        (Err(error), None) => return Err(error),
+    };
+    if let Some(target) = target {
+        let claims =
+            Claims { hidden: Some(own.hidden), vocab: Some(own.vocab), layers: Some(own.layers.len()) };
+        claims.check(path, target, options)?;
+    }
+    let Some(mut layer) = own.layers.iter().rev().find(|layer| layer.delta.is_none()).cloned() else {
+        return Err(Error::unsupported(
+            path,
+            "no layer of the target attends, so that its MTP layer is not known",
+        ));
+    };
+    layer.attention.input = AttentionInput::Normed;
+    let config = Config { layers: vec![layer], per_layer: None, ..own };
+    config.check(path)?;
+    let name = |name: &str| format!("{prefix}{name}");
+    let head = Some(name(layout.head)).filter(|head| source.has(&format!("{head}.weight")));
+    let rows = match &head {
+        Some(head) => {
+            source.tensor(&format!("{head}.weight"))?.and_then(|tensor| tensor.shape.first().copied())
+        }
+        None => None,
+    };
+    let embedding = ["embed_tokens", "nextn.embed_tokens"].map(name);
+    Ok(Design {
+        family: "mtp",
+        dialect: layout.dialect,
+        layer_names: vec![name(layout.layer)],
+        names: Names {
+            fc: name(layout.fc),
+            embedding_norm: Some(name(layout.embedding_norm)),
+            hidden_norm: Some(name(layout.hidden_norm)),
+            final_norm: Some(name(layout.final_norm)),
+            embedding: embedding.into_iter().find(|name| source.has(&format!("{name}.weight"))),
+            head,
+            ..Names::default()
+        },
+        taps: vec![Tap::Final],
+        feature: config.hidden,
+        join: Join::Projected { hidden_first: layout.hidden_first },
+        next: Next::Normed,
+        head_rows: rows.unwrap_or(config.vocab),
+        map: MapRule::Offset,
+        vocab: target.map_or(config.vocab, |target| target.vocab),
+        slots: None,
+        complete: false,
+        config,
+    })
+}
