@@ -480,3 +480,94 @@ fn configurations_with_any_key_changed() {
     }
     assert!(refused > 100 && ran > 100, "{refused} refused, {ran} ran");
 }
+
+/// One MTP layer as its publishers name it: what stands before each part of the names that Qwen uses.
+const MTP_LAYOUTS: [(&str, [(&str, &str); 5]); 3] = [
+    (
+        "deepseek",
+        [
+            ("mtp.layers.0.", "model.layers.8."),
+            ("mtp.fc.", "model.layers.8.eh_proj."),
+            ("mtp.pre_fc_norm_embedding.", "model.layers.8.enorm."),
+            ("mtp.pre_fc_norm_hidden.", "model.layers.8.hnorm."),
+            ("mtp.norm.", "model.layers.8.shared_head.norm."),
+        ],
+    ),
+    (
+        "mimo",
+        [
+            ("mtp.layers.0.", "model.mtp_layers.0."),
+            ("mtp.fc.", "model.mtp_layers.0.input_proj."),
+            ("mtp.pre_fc_norm_embedding.", "model.mtp_layers.0.token_layernorm."),
+            ("mtp.pre_fc_norm_hidden.", "model.mtp_layers.0.hidden_layernorm."),
+            ("mtp.norm.", "model.mtp_layers.0.final_layernorm."),
+        ],
+    ),
+    (
+        "speculators",
+        [
+            ("mtp.layers.0.", "mtp_layers.0."),
+            ("mtp.fc.", "mtp_layers.0.input_proj."),
+            ("mtp.pre_fc_norm_embedding.", "mtp_layers.0.token_layernorm."),
+            ("mtp.pre_fc_norm_hidden.", "mtp_layers.0.hidden_layernorm."),
+            ("mtp.norm.", "mtp_layers.0.final_layernorm."),
+        ],
+    ),
+];
+
+#[test]
+fn an_mtp_layer_under_other_names() {
+    let mut model = target("qwen35");
+    let (files, mut config, tensors) = Files::copy(&common::golden("qwen35/target"));
+    let layers = model.config().layers.len();
+    let network = load(files.path(), &model).unwrap();
+    assert_eq!((network.description().family, network.description().dialect), ("mtp", "qwen"));
+    let expected = first_scores(&network, &mut model);
+    for (dialect, renames) in MTP_LAYOUTS {
+        let mut renamed = Tensors::new();
+        for (name, tensor) in &tensors {
+            let (mut name, mut tensor) = (name.clone(), tensor.clone());
+            for (from, to) in renames {
+                if let Some(rest) = name.strip_prefix(from) {
+                    name = format!("{}{rest}", to.replace(".8.", &format!(".{layers}.")));
+                    break;
+                }
+            }
+            if name == "model.mtp_layers.0.input_proj.weight" {
+                // The halves of each row in the other order.
+                let row = tensor.1[1] * 2;
+                let rows = tensor.2.chunks_exact(row).flat_map(|r| [&r[row / 2..], &r[..row / 2]].concat());
+                tensor.2 = rows.collect();
+            }
+            renamed.insert(name, tensor);
+        }
+        files.fill(&renamed);
+        let network = load(files.path(), &model).unwrap();
+        assert_eq!(network.description().dialect, dialect);
+        assert!(first_scores(&network, &mut model) == expected, "{dialect}");
+    }
+
+    // A head for every third token only.
+    let (dtype, shape, bytes) = &tensors["lm_head.weight"];
+    let (vocab, row) = (shape[0], shape[1] * 2);
+    let kept: Vec<usize> = (0..vocab).step_by(3).collect();
+    let mut trimmed = tensors.clone();
+    let rows = kept.iter().flat_map(|&token| bytes[token * row..][..row].to_vec()).collect();
+    trimmed.insert("mtp.lm_head.weight".into(), (*dtype, vec![kept.len(), shape[1]], rows));
+    let offsets = kept.iter().enumerate().flat_map(|(i, &token)| ((token - i) as i64).to_le_bytes());
+    trimmed.insert("d2t".into(), (Dtype::I64, vec![kept.len()], offsets.collect()));
+    files.fill(&trimmed);
+    let network = load(files.path(), &model).unwrap();
+    assert_eq!(network.description().vocab, kept.len());
+    let found = first_scores(&network, &mut model);
+    let wanted: Vec<u32> =
+        expected.chunks_exact(vocab).flat_map(|row| kept.iter().map(|&token| row[token])).collect();
+    assert!(found == wanted);
+
+    // Of another target: one with more layers.
+    config["text_config"]["num_hidden_layers"] = json!(4);
+    config["text_config"]["layer_types"] = json!(null);
+    files.configure(&config);
+    let error = load(files.path(), &model).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("4 layers"), "{error}");
+}
