@@ -303,7 +303,9 @@ fn inspect_explains_a_drafter() {
     let inspect = |target: Option<&str>| {
         let mut command = leveret();
         command.arg("inspect").arg(&assistant).arg("--json");
-        target.into_iter().for_each(|target| drop(command.arg("--target").arg(golden.join(target))));
+        if let Some(target) = target {
+            command.arg("--target").arg(golden.join(target));
+        }
         let output = command.output().unwrap();
         let object: Value =
             serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));

@@ -166,7 +166,9 @@ impl BlockConfig {
             ));
         }
         let factors = self.embedding_scale.iter().chain([&self.logit_scale]);
-        if !factors.into_iter().all(|x| x.is_finite()) || self.softcap.is_some_and(|cap| !(cap > 0.0)) {
+        if !factors.into_iter().all(|x| x.is_finite())
+            || self.softcap.is_some_and(|cap| cap.is_nan() || cap <= 0.0)
+        {
             return fault("a scale or softcap is not a finite number above zero".into());
         }
         let names = &self.names;
