@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use leveret_model::Source;
 use leveret_model::tokenizer::Tokenizer;
 use leveret_spec::Drafter;
 use leveret_spec::drafters::{
-    Composite, PredictionDrafter, RecycleDrafter, Store, StoreDrafter, SuffixDrafter, store,
+    Composite, MaskDrafter, PredictionDrafter, RecycleDrafter, Store, StoreDrafter, SuffixDrafter, store,
 };
 use sha2::{Digest, Sha256};
 
@@ -29,8 +29,9 @@ use crate::pull;
 pub(crate) struct DrafterArgs {
     /// What guesses ahead: none; auto, which is all that is there; or some of suffix (repetitions
     /// of the text), recycle (what the model thought of before), store (earlier answers),
-    /// prediction:FILE and model:NAME (another model, by name or path), joined by +. The text is
-    /// the same with each; only the speed differs.
+    /// prediction:FILE, model:NAME (another model, by name or path) and mask:K[:ID] (the model itself,
+    /// from K rows of its mask token), joined by +. The text is the same with each; only the speed
+    /// differs.
     #[arg(long, value_name = "DRAFTER", default_value = "auto")]
     pub(crate) drafter: DrafterSpec,
     /// Your own guess of the answer, such as the file that is to be edited. A wrong one costs
@@ -82,12 +83,53 @@ pub(crate) enum DrafterSpec {
     Prediction(PathBuf),
     /// Another model, by name or path.
     Model(String),
+    /// The model itself, from rows of its mask token.
+    Mask(Masks),
     /// Several at once.
     Several(Vec<DrafterSpec>),
 }
 
+/// Masks behind a row, and their token where it is not the one that the model's files name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Masks {
+    pub(crate) count: usize,
+    token: Option<u32>,
+}
+
+/// Most masks behind a row.
+const MOST_MASKS: usize = 32;
+
+impl Masks {
+    fn parse(text: &str) -> Option<Self> {
+        let (count, token) = match text.split_once(':') {
+            Some((count, token)) => (count, Some(token.parse().ok()?)),
+            None => (text, None),
+        };
+        let count = count.parse().ok().filter(|count| (1..=MOST_MASKS).contains(count))?;
+        Some(Self { count, token })
+    }
+
+    /// The token of the masks.
+    ///
+    /// # Errors
+    /// The model has none, or not this one.
+    pub(crate) fn token(self, target: &Loaded) -> Result<u32> {
+        let Some(token) = self.token.or(target.mask) else {
+            bail!(
+                "the model's files name no mask token: say which it is, as in mask:{}:ID, if the model was trained with one",
+                self.count
+            );
+        };
+        let vocab = target.model.config().vocab;
+        if token as usize >= vocab {
+            bail!("mask token {token}, but the model has {vocab} tokens");
+        }
+        Ok(token)
+    }
+}
+
 const EXPECTED: &str = "expected none, auto, or some of suffix, recycle, store, store:FILE, \
-                        prediction:FILE and model:NAME, joined by +";
+                        prediction:FILE, model:NAME and mask:K, joined by +";
 
 impl FromStr for DrafterSpec {
     type Err = String;
@@ -129,6 +171,9 @@ impl DrafterSpec {
             (_, Some(("store", path))) => Ok(Self::Store(Some(path.into()))),
             (_, Some(("prediction", path))) => Ok(Self::Prediction(path.into())),
             (_, Some(("model", name))) => Ok(Self::Model(name.to_owned())),
+            (_, Some(("mask", masks))) => Masks::parse(masks)
+                .map(Self::Mask)
+                .ok_or_else(|| format!("expected mask:K or mask:K:ID, K from 1 to {MOST_MASKS}")),
             _ => Err(EXPECTED.into()),
         }
     }
@@ -145,6 +190,8 @@ impl fmt::Display for DrafterSpec {
             Self::Store(Some(path)) => write!(f, "store:{}", path.display()),
             Self::Prediction(path) => write!(f, "prediction:{}", path.display()),
             Self::Model(name) => write!(f, "model:{name}"),
+            Self::Mask(Masks { count, token: None }) => write!(f, "mask:{count}"),
+            Self::Mask(Masks { count, token: Some(token) }) => write!(f, "mask:{count}:{token}"),
             Self::Several(parts) => {
                 for (i, part) in parts.iter().enumerate() {
                     write!(f, "{}{part}", if i > 0 { "+" } else { "" })?;
@@ -295,6 +342,10 @@ impl DrafterSource {
                 let model = DraftModel::load(name, target)?;
                 self.makes.push(Box::new(move || model.drafter()));
             }
+            DrafterSpec::Mask(masks) => {
+                let (token, count) = (masks.token(target)?, masks.count);
+                self.makes.push(Box::new(move || Ok(Box::new(MaskDrafter::new(token, count, true)))));
+            }
             DrafterSpec::Several(parts) => {
                 for part in parts {
                     self.add(part, target)?;
@@ -334,6 +385,10 @@ mod tests {
         }
         let model = DrafterSpec::Model("b+c.gguf".into());
         assert_eq!("model:b+c.gguf+auto".parse(), Ok(DrafterSpec::Several(vec![model, DrafterSpec::Auto])));
+        assert_eq!("mask:4:384+suffix".parse::<DrafterSpec>().unwrap().to_string(), "mask:4:384+suffix");
+        for wrong in ["mask:0", "mask:99", "mask:x", "mask:3:-1"] {
+            assert!(wrong.parse::<DrafterSpec>().unwrap_err().contains("mask:K"));
+        }
         assert!("oracle".parse::<DrafterSpec>().unwrap_err().contains("suffix"));
         assert!("prediction:".parse::<DrafterSpec>().unwrap_err().contains("FILE"));
         assert!("none+suffix".parse::<DrafterSpec>().unwrap_err().contains("none"));

@@ -93,6 +93,8 @@ pub(crate) fn open(name: Option<&str>) -> Result<Source> {
 pub(crate) struct Loaded {
     pub(crate) model: Model,
     pub(crate) words: Words,
+    /// Token whose rows guess further tokens, in models that were trained so.
+    pub(crate) mask: Option<u32>,
 }
 
 /// What is left out of a multimodal model's files, for people; `None` if nothing is.
@@ -113,7 +115,10 @@ pub(crate) fn load(source: &Source, options: &LoadOptions) -> Result<Loaded> {
     });
     let model = model?;
     let words = words.map_err(|_| anyhow!("{}: the tokenizer failed", source.path().display()))??;
-    Ok(Loaded { model, words })
+    let mask = source.mask_token()?.or_else(|| {
+        ["<|mask|>", "<mask>", "[MASK]", "<|MASK|>"].iter().find_map(|text| words.tokenizer.id_of(text))
+    });
+    Ok(Loaded { model, words, mask })
 }
 
 /// Tokenizer and chat template of a model.

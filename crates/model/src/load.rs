@@ -188,6 +188,24 @@ impl Source {
         }
     }
 
+    /// The token whose rows guess tokens further on, if the files name one.
+    ///
+    /// # Errors
+    /// Metadata of another type.
+    pub fn mask_token(&self) -> Result<Option<u32>> {
+        match &self.files {
+            Files::Gguf(gguf) => gguf.meta().get("tokenizer.ggml.mask_token_id"),
+            Files::Folder(folder) => {
+                let config = folder.config.as_ref();
+                let key = config.and_then(|c| {
+                    let text = c.get("text_config").unwrap_or(c);
+                    text.get("mask_token_id").or(c.get("mask_token_id"))
+                });
+                Ok(key.and_then(serde_json::Value::as_u64).and_then(|id| u32::try_from(id).ok()))
+            }
+        }
+    }
+
     /// The model's tokenizer. Weights may be loaded on another thread meanwhile.
     ///
     /// # Errors

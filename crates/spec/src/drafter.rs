@@ -1,6 +1,7 @@
 //! What a drafter is: a source of guesses that reads the text and proposes what may follow.
 
 use std::fmt;
+use std::ops::Range;
 
 use leveret_model::Tap;
 use leveret_model::drafters::Features;
@@ -51,6 +52,18 @@ impl Worth {
     }
 }
 
+/// Rows that a drafter wants in a pass besides its draft, for what the target says there. They follow a
+/// node and one another, no other row sees them, and they never become text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    /// Node that the first of them follows; `None` for the committed text.
+    pub after: Option<usize>,
+    /// Token of each of them.
+    pub token: u32,
+    /// Their number.
+    pub rows: usize,
+}
+
 /// The rows of a pass of the target and what they gave.
 pub trait PassRows: Features {
     /// Token of each row.
@@ -58,6 +71,11 @@ pub trait PassRows: Features {
 
     /// Logits of the token after `row`, if they were computed.
     fn logits(&self, row: usize) -> Option<&[f32]>;
+
+    /// Rows that the drafter had asked for besides; they stand behind the draft's, in this order.
+    fn probes(&self) -> &[Probe] {
+        &[]
+    }
 }
 
 /// What came of a pass: a chunk of the prompt that was read, or a round.
@@ -77,6 +95,21 @@ pub struct Round<'a> {
     pub rows: &'a [usize],
     /// All rows of the pass, with features at the drafter's taps.
     pub pass: &'a dyn PassRows,
+}
+
+impl Round<'_> {
+    /// The rows that were asked for behind the last row that was committed.
+    pub fn probed(&self) -> Range<usize> {
+        let mut first = self.base + self.draft.len();
+        for probe in self.pass.probes() {
+            let behind = probe.after.map_or(self.base.checked_sub(1), |node| Some(self.base + node));
+            if behind.is_some() && behind == self.rows.last().copied() {
+                return first..first + probe.rows;
+            }
+            first += probe.rows;
+        }
+        first..first
+    }
 }
 
 impl fmt::Debug for Round<'_> {
@@ -124,6 +157,12 @@ pub trait Drafter: Send {
     /// Estimates should be honest: control keeps a node iff its chance pays for its row. They may
     /// depend on the text so far only.
     fn propose(&mut self, context: &Context<'_>, rows: usize, draft: &mut Draft);
+
+    /// Asks for up to `rows` rows behind nodes of `draft`, which is what will be verified. More are
+    /// cut off by the caller.
+    fn probe(&mut self, context: &Context<'_>, draft: &Draft, rows: usize, probes: &mut Vec<Probe>) {
+        let _ = (context, draft, rows, probes);
+    }
 
     /// Learns from a pass.
     fn observe(&mut self, round: &Round<'_>);

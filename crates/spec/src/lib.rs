@@ -20,11 +20,11 @@ pub mod verify;
 
 pub use control::{Control, CostCurve, measure};
 pub use draft::{Draft, Draws, Node};
-pub use drafter::{Context, Drafter, PassRows, Round, Worth};
+pub use drafter::{Context, Drafter, PassRows, Probe, Round, Worth};
 pub use error::{Error, Result};
 
 pub use sampler::{Choice, Distribution, Draw, DrawScratch, Noise, Sampler, SamplingParams, TokenLogprobs};
-pub use session::{Detokenizer, FinishReason, Options, Request, Session, Step};
+pub use session::{Belief, Detokenizer, FinishReason, Options, Request, Session, Step};
 pub use stats::{RoundStats, Seconds, Stats};
 pub use stop::StopStrings;
 pub use verify::{Accept, verify};

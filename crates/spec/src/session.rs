@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::control::{Control, Controller, CostCurve};
 use crate::draft::Draft;
-use crate::drafter::{Context, Drafter, PassRows, Round};
+use crate::drafter::{Context, Drafter, PassRows, Probe, Round};
 use crate::error::{Error, Result};
 use crate::sampler::{Draw, Sampler, SamplingParams, TokenLogprobs};
 use crate::stats::{Laps, RoundStats, Seconds, Stats};
@@ -76,6 +76,9 @@ pub struct Options {
     pub accept: Accept,
     /// How it is decided how much of a draft is verified.
     pub control: Control,
+    /// Lossy: tokens that masks say with confidence become text without being verified. There is no
+    /// draft then.
+    pub believe: Option<Belief>,
 }
 
 impl Default for Options {
@@ -89,6 +92,7 @@ impl Default for Options {
             follow_clock: true,
             accept: Accept::Match,
             control: Control::Price,
+            believe: None,
         }
     }
 }
@@ -155,13 +159,15 @@ pub struct Session<T: Target> {
     stats: Stats,
     plan: Plan,
     draft: Draft,
+    /// Masks that are read without a drafter, and believed: see [`Options::believe`].
+    believe: Option<Belief>,
     /// Scratch: accepted nodes of the draft, then the rows to commit.
     path: Vec<usize>,
     /// Scratch: text of one token.
     piece: String,
 }
 
-/// The rows of one pass: `base` rows that must be processed, then the draft's nodes.
+/// The rows of one pass: `base` rows that must be processed, then the draft's nodes, then probes.
 #[derive(Debug)]
 struct Plan {
     tokens: Vec<u32>,
@@ -169,6 +175,19 @@ struct Plan {
     parents: Vec<Option<usize>>,
     base: usize,
     logits: LogitRows,
+    probes: Vec<Probe>,
+}
+
+/// Masks whose guesses become text unverified where the model is sure enough of them (ConfAdapt, arXiv
+/// 2602.06019). This is lossy: the text is another than the model's own.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Belief {
+    /// Token id of the mask.
+    pub token: u32,
+    /// Masks in a pass.
+    pub rows: usize,
+    /// Least probability of the likeliest token.
+    pub confidence: f32,
 }
 
 impl<T: Target> Session<T> {
@@ -256,7 +275,14 @@ impl<T: Target> Session<T> {
             origins: Vec::new(),
             finish: None,
             failed: false,
-            plan: Plan { tokens: Vec::new(), parents: Vec::new(), base: 0, logits: LogitRows::None },
+            plan: Plan {
+                tokens: Vec::new(),
+                parents: Vec::new(),
+                base: 0,
+                logits: LogitRows::None,
+                probes: Vec::new(),
+            },
+            believe: options.believe,
             draft: Draft::new(),
             path: Vec::new(),
             piece: String::new(),
@@ -312,6 +338,10 @@ impl<T: Target> Session<T> {
             seconds.draft = laps.lap();
             self.control.cut(&mut self.draft, 1, context, seconds.draft);
         }
+        self.plan.probes.clear();
+        if !reading {
+            self.probe();
+        }
         self.plan(reading);
         seconds.control = laps.lap();
         let taps = std::mem::take(&mut self.taps);
@@ -344,7 +374,7 @@ impl<T: Target> Session<T> {
     /// Chooses the rows of the next pass, the draft's among them.
     fn plan(&mut self, reading: bool) {
         let start = self.cache.len();
-        let end = if reading { self.prompt_len.min(start + self.prefill_chunk) } else { start + 1 };
+        let end = if reading { self.prompt_len.min(start + self.prefill_chunk) } else { self.tokens.len() };
         let plan = &mut self.plan;
         plan.base = end - start;
         plan.logits = match (reading, end < self.prompt_len) {
@@ -355,18 +385,81 @@ impl<T: Target> Session<T> {
         plan.tokens.clear();
         plan.tokens.extend_from_slice(&self.tokens[start..end]);
         plan.tokens.extend(self.draft.nodes().iter().map(|node| node.token));
-        plan.parents.clear();
-        if !self.draft.is_chain() {
-            let base = plan.base;
-            plan.parents.extend((0..base).map(|row| row.checked_sub(1)));
-            let parents = self.draft.nodes().iter().map(|node| node.parent);
-            plan.parents.extend(parents.map(|parent| Some(parent.map_or(base - 1, |p| base + p))));
+        for probe in &plan.probes {
+            plan.tokens.resize(plan.tokens.len() + probe.rows, probe.token);
         }
+        plan.parents.clear();
+        let line = match plan.probes[..] {
+            [] => true,
+            [probe] => probe.after == self.draft.len().checked_sub(1),
+            _ => false,
+        };
+        if !line || !self.draft.is_chain() {
+            let base = plan.base;
+            let row = |node: Option<usize>| Some(node.map_or(base - 1, |node| base + node));
+            plan.parents.extend((0..base).map(|row| row.checked_sub(1)));
+            plan.parents.extend(self.draft.nodes().iter().map(|node| row(node.parent)));
+            for probe in &plan.probes {
+                plan.parents.push(row(probe.after));
+                (1..probe.rows).for_each(|_| plan.parents.push(plan.parents.len().checked_sub(1)));
+            }
+        }
+    }
+
+    /// Asks the drafter for rows besides the draft, or adds the masks that are believed.
+    fn probe(&mut self) {
+        // What they say is about tokens behind the one that the pass adds in any case.
+        let ahead = self.limit - self.tokens.len() - 1;
+        let taken = self.tokens.len() - self.cache.len() + self.draft.len();
+        let room = self.max_draft.saturating_sub(self.draft.len());
+        let room = room.min((self.cache.capacity() - self.cache.len()).saturating_sub(taken));
+        if ahead == 0 || room == 0 {
+            return;
+        }
+        let probes = &mut self.plan.probes;
+        let mut left = room;
+        if let Some(Belief { token, rows, .. }) = self.believe {
+            probes.push(Probe { after: None, token, rows: rows.min(ahead) });
+        } else if let Some(drafter) = &mut self.drafter {
+            let (tokens, prompt_len, draw) = (&self.tokens, self.prompt_len, self.draw);
+            let context = Context { tokens, prompt_len, draw, worth: self.control.worth(tokens.len()) };
+            left = left.min(self.control.rows(room));
+            drafter.probe(&context, &self.draft, left, probes);
+        }
+        let (nodes, vocab) = (self.draft.len(), self.vocab);
+        probes.retain_mut(|probe| {
+            probe.rows = probe.rows.min(left);
+            left -= probe.rows;
+            let known = probe.after.is_none_or(|node| node < nodes) && (probe.token as usize) < vocab;
+            known && probe.rows > 0
+        });
+    }
+
+    /// Appends what masks say with enough confidence: see [`Belief`].
+    fn believe(&mut self, target: &T) -> Result<()> {
+        let (Some(belief), &[probe]) = (self.believe, &self.plan.probes[..]) else { return Ok(()) };
+        let first = self.plan.base + self.draft.len();
+        self.stats.drafted += probe.rows;
+        for row in first..first + probe.rows {
+            let logits = target.logits(row);
+            let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let confidence = 1.0 / logits.iter().map(|x| (x - max).exp()).sum::<f32>();
+            // What is not a number is not believed.
+            if self.finish.is_some() || confidence.is_nan() || confidence < belief.confidence {
+                break;
+            }
+            let token = self.sampler.sample(logits)?;
+            if token == belief.token || self.append(token, logits).is_none() {
+                break;
+            }
+            self.stats.accepted += 1;
+        }
+        Ok(())
     }
 
     /// Asks the drafter, and keeps of its answer what fits; false where there is none to ask.
     fn propose(&mut self) -> bool {
-        let Some(drafter) = &mut self.drafter else { return false };
+        let Some(drafter) = self.drafter.as_mut().filter(|_| self.believe.is_none()) else { return false };
         // The pass adds a token after the deepest accepted node, so a node at the limit is no use.
         let depth = self.limit - self.tokens.len() - 1;
         let room = self.max_draft.min(self.cache.capacity() - self.cache.len() - 1);
@@ -405,17 +498,21 @@ impl<T: Target> Session<T> {
         }
         let mut path = std::mem::take(&mut self.path);
         let draft = std::mem::take(&mut self.draft);
-        let begun = self.judge.begin(self.tokens.len(), &draft, &mut self.sampler, |row| target.logits(row));
+        // Where all rows have logits, those that only had to be processed come first.
+        let first = if self.plan.logits == LogitRows::All { self.plan.base - 1 } else { 0 };
+        let begun =
+            self.judge.begin(self.tokens.len(), &draft, &mut self.sampler, |row| target.logits(first + row));
         let result = begun.and_then(|()| {
             verify(&draft, &mut path, |row| {
-                let logits = target.logits(row);
+                let logits = target.logits(first + row);
                 let node = row.checked_sub(1);
                 let token = self.judge.token(&draft, node, &mut self.sampler, logits)?;
                 Ok(self.append(token, logits))
             })
         });
         (self.path, self.draft) = (path, draft);
-        result
+        result?;
+        self.believe(target)
     }
 
     /// Makes `token` part of the text, which had `logits` in its place. `None` when the text ends
@@ -564,6 +661,10 @@ impl<T: Target> PassRows for LastPass<'_, T> {
             LogitRows::Last if row + 1 == rows => Some(self.target.logits(0)),
             _ => None,
         }
+    }
+
+    fn probes(&self) -> &[Probe] {
+        &self.plan.probes
     }
 }
 

@@ -11,14 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use leveret_model::{Model, Source, Target};
-use leveret_spec::{CostCurve, FinishReason, Options, Request, RoundStats, Session};
+use leveret_spec::{Belief, CostCurve, FinishReason, Options, Request, RoundStats, Session};
 use serde_json::{Value, json};
 
 use super::sampling::SamplingArgs;
 use crate::cli::Usage;
 use crate::control::{self, ControlArgs};
-use crate::drafter::DrafterArgs;
-use crate::model::{self, CONTEXT, EngineArgs};
+use crate::drafter::{DrafterArgs, DrafterSpec};
+use crate::model::{self, CONTEXT, EngineArgs, Loaded};
 
 /// Write the text that follows a prompt.
 #[derive(Debug, clap::Args)]
@@ -98,6 +98,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let source = model::open(args.model.as_deref())?;
     let mut loaded = model::load(&source, &args.engine.load_options())?;
     let drafters = args.drafter.load(&loaded, &source)?;
+    let believe = believed(args, &loaded)?;
     let (model, words) = (&mut loaded.model, &loaded.words);
     if words.template.is_none() && !args.raw {
         eprintln!("{}: has no chat template; the prompt is continued as it stands", source.path().display());
@@ -117,8 +118,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         accept: args.sampling.accept(),
         control: args.control.control,
         cost,
+        believe,
         ..Options::default()
     };
+    if believe.is_some() {
+        eprintln!("--accept confadapt is LOSSY: the text is another than the model's own");
+    }
     let prompt_ids = ids.clone();
     let request = Request { prompt: ids, params, drafter, text: Some(words.detokenizer()) };
     let mut session = Session::new(model, request, options)?;
@@ -138,6 +143,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     drafters.remember(session.output());
     eprintln!("{}", summary(&session));
     Ok(if stopped { ExitCode::from(130) } else { ExitCode::SUCCESS })
+}
+
+/// The masks whose guesses are not verified, if it was asked for.
+fn believed(args: &Args, loaded: &Loaded) -> Result<Option<Belief>> {
+    let Some(confidence) = args.sampling.confidence() else { return Ok(None) };
+    let DrafterSpec::Mask(masks) = args.drafter.drafter else {
+        return Err(Usage("--accept confadapt needs --drafter mask:K".into()).into());
+    };
+    Ok(Some(Belief { token: masks.token(loaded)?, rows: masks.count, confidence }))
 }
 
 fn read_prompt(args: &Args) -> Result<String> {

@@ -48,9 +48,13 @@ pub(crate) struct SamplingArgs {
     /// End the text after N tokens; the default is when the model ends it or the context is full.
     #[arg(long, short = 'n', value_name = "N", value_parser = positive)]
     max_tokens: Option<usize>,
-    /// How guesses are verified where tokens are drawn; matching alone keeps the text of a seed.
+    /// How guesses are verified where tokens are drawn; matching alone keeps the text of a seed, and
+    /// confadapt is LOSSY.
     #[arg(long, value_enum, value_name = "RULE", default_value = "match")]
     accept: AcceptRule,
+    /// With --accept confadapt: the probability from which on a mask's guess is believed.
+    #[arg(long, value_name = "P", default_value_t = 0.9, value_parser = probability)]
+    confidence: f32,
     /// With --output json: log-probabilities of each token and of the N likeliest ones.
     #[arg(long, value_name = "N")]
     logprobs: Option<usize>,
@@ -66,6 +70,8 @@ pub(crate) enum AcceptRule {
     Rejection,
     /// Block verification: the same, and drawn chains are kept for longer.
     Block,
+    /// LOSSY, with --drafter mask:K: what masks say with confidence becomes text unverified.
+    Confadapt,
 }
 
 impl AcceptRule {
@@ -75,6 +81,7 @@ impl AcceptRule {
             Self::Match => "match",
             Self::Rejection => "rejection",
             Self::Block => "block",
+            Self::Confadapt => "confadapt",
         }
     }
 }
@@ -85,6 +92,8 @@ impl From<AcceptRule> for Accept {
             AcceptRule::Match => Self::Match,
             AcceptRule::Rejection => Self::Rejection,
             AcceptRule::Block => Self::Block,
+            // There is no draft that would be verified.
+            AcceptRule::Confadapt => Self::Match,
         }
     }
 }
@@ -93,6 +102,11 @@ impl SamplingArgs {
     /// How guesses are verified.
     pub(crate) fn accept(&self) -> Accept {
         self.accept.into()
+    }
+
+    /// Whether guesses become text unverified, and from which confidence on.
+    pub(crate) fn confidence(&self) -> Option<f32> {
+        matches!(self.accept, AcceptRule::Confadapt).then_some(self.confidence)
     }
 
     /// The same for the engine, checked.
@@ -120,4 +134,8 @@ impl SamplingArgs {
 fn bias(text: &str) -> Result<(u32, f32), String> {
     let parsed = text.split_once('=').and_then(|(id, bias)| Some((id.parse().ok()?, bias.parse().ok()?)));
     parsed.ok_or_else(|| "expected ID=BIAS, such as 42=-1.5 or 42=-inf".into())
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|p| (0.0..=1.0).contains(p)).ok_or_else(|| "expected 0 to 1".into())
 }

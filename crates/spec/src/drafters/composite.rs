@@ -9,7 +9,7 @@ use leveret_model::Tap;
 
 use super::odds::{Odds, log_odds};
 use crate::draft::Draft;
-use crate::drafter::{Context, Drafter, Round};
+use crate::drafter::{Context, Drafter, Probe, Round};
 
 /// Most drafters that are combined.
 pub const MOST_PARTS: usize = 8;
@@ -331,6 +331,15 @@ impl Drafter for Composite {
             let Joint { token, parent, chance, origin, .. } = joint[index];
             let parent = parent.and_then(|p| self.placed[p]);
             self.placed[index] = draft.push_from(origin, token, parent, chance);
+        }
+    }
+
+    /// Those of the first part that asks for any.
+    fn probe(&mut self, context: &Context<'_>, draft: &Draft, rows: usize, probes: &mut Vec<Probe>) {
+        for part in &mut self.parts {
+            if probes.is_empty() {
+                part.drafter.probe(context, draft, rows, probes);
+            }
         }
     }
 

@@ -4,7 +4,8 @@
 use super::*;
 use crate::control::Control;
 use crate::drafters::{
-    Composite, HostileDrafter, PredictionDrafter, RecycleDrafter, Store, StoreDrafter, SuffixDrafter,
+    Composite, HostileDrafter, MaskDrafter, PredictionDrafter, RecycleDrafter, Store, StoreDrafter,
+    SuffixDrafter,
 };
 use crate::testing::HashTarget;
 use proptest::prelude::*;
@@ -324,4 +325,35 @@ fn rounds_add_up_to_the_sums() {
     assert_eq!(stats.depth_accepted.iter().sum::<usize>(), stats.accepted);
     assert_eq!(stats.depth_drafted.iter().sum::<usize>(), stats.drafted, "of chains");
     assert!(stats.parked < stats.rounds && stats.seconds.total() <= stats.decode_seconds * 1.001);
+}
+
+#[test]
+fn masks_leave_no_trace_in_a_text() {
+    for (temperature, branching) in [(0.0, true), (0.0, false), (0.9, true), (0.9, false)] {
+        let mut target = HashTarget::new(VOCAB, 3.0, 300);
+        let params =
+            SamplingParams { temperature, max_tokens: Some(200), seed: 5, ..SamplingParams::default() };
+        let (plain, _) = write(&mut target, &[1, 2, 3], &params, &by_curve(), None);
+        let masks = Box::new(MaskDrafter::new(7, 3, branching));
+        target.passes.clear();
+        let (masked, stats) = write(&mut target, &[1, 2, 3], &params, &by_curve(), Some(masks));
+        assert_eq!(masked, plain);
+        // They were there, and what they say is drafted.
+        assert!(target.passes.iter().any(|&rows| rows > 1) && stats.drafted > 0, "{stats:?}");
+    }
+}
+
+#[test]
+fn masks_that_are_believed_become_text() {
+    let mut target = HashTarget::new(VOCAB, 3.0, 300);
+    let params = SamplingParams { max_tokens: Some(60), ..SamplingParams::default() };
+    let (plain, plain_stats) = write(&mut target, &[1, 2, 3], &params, &by_curve(), None);
+    let believe =
+        |confidence| Options { believe: Some(Belief { token: 7, rows: 3, confidence }), ..by_curve() };
+    // No model is so sure.
+    let (never, stats) = write(&mut target, &[1, 2, 3], &params, &believe(1.1), None);
+    assert_eq!((never, stats.rounds), (plain, plain_stats.rounds));
+    let (always, stats) = write(&mut target, &[1, 2, 3], &params, &believe(0.0), None);
+    assert_eq!((always.ids.len(), always.finish), (60, FinishReason::Length));
+    assert!(stats.rounds <= 30, "{stats:?}");
 }

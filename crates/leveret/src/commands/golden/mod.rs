@@ -3,6 +3,7 @@
 
 mod drafter;
 mod fixture;
+mod masks;
 mod quantised;
 mod report;
 mod sampling;
@@ -51,6 +52,7 @@ fn compare(dir: &Path, threads: usize, report: &mut Report) -> Result<()> {
         }
         target::compare(dir, threads, report)?;
         drafter::compare(dir, threads, report)?;
+        masks::compare(dir, threads, report)?;
     }
     type Compare = fn(&Path, &mut Report) -> Result<()>;
     let parts: [(&str, Compare); 5] = [

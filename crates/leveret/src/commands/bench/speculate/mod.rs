@@ -128,6 +128,9 @@ impl Setup {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    if args.accept.contains(&AcceptRule::Confadapt) {
+        bail!("--accept confadapt verifies nothing: there is no acceptance to measure");
+    }
     let prompts = read_prompts(args)?;
     let setups = setups(args);
     let source = model::open(Some(&args.model))?;
