@@ -393,7 +393,7 @@ fn weights_of_8_bits() {
     let (mut small, mut wide) = (tensors.clone(), tensors.clone());
     for (name, (_, shape, bytes)) in tensors.iter().filter(|(_, (_, shape, _))| shape.len() == 2) {
         // A code for each number, whatever it was, with exponents from 2^-5 to 1.
-        let codes: Vec<u8> = bytes.as_chunks::<2>().0.iter().map(|b| b[1] & 0x80 | (b[0] % 56)).collect();
+        let codes: Vec<u8> = bytes.as_chunks::<2>().0.iter().map(|b| (b[1] & 0x80) | (b[0] % 56)).collect();
         let value = |code: u8| {
             let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7) / 8.0);
             let size = if exponent == 0 {
