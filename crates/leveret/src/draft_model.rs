@@ -1,6 +1,8 @@
 //! Another checkpoint as drafter: a head made for the target, or a language model, whose tokens are
 //! compared with the target's one by one. Both run on the target's threads.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
@@ -65,6 +67,40 @@ impl DraftModel {
         Ok(Self { network: Arc::new(network), translation, capacity })
     }
 
+    /// The guessing layers in the target's own files; `None` if there are none.
+    pub(crate) fn own(target: &Loaded) -> Result<Option<Self>> {
+        let source = Source::open(&target.path)?;
+        if drafters::recognise(&source).is_none() {
+            return Ok(None);
+        }
+        let network = drafters::load(&source, &target.model.parts(), &DraftOptions::default())?;
+        Ok(Some(Self { network, translation: None, capacity: target.model.max_context() }))
+    }
+
+    /// Drafters made for the target that lie beside it: in its folder, or next to it under its name
+    /// and a dash. One that does not fit is passed over with a word.
+    pub(crate) fn beside(target: &Loaded) -> Vec<Self> {
+        let facts = target.model.parts().facts();
+        let mut found = Vec::new();
+        for path in neighbours(&target.path) {
+            let Ok(source) = Source::open(&path) else { continue };
+            if drafters::recognise(&source).is_none() {
+                continue;
+            }
+            let options = DraftOptions::default();
+            let loaded = drafters::describe(&source, Some(&facts), &options)
+                .and_then(|_| drafters::load(&source, &target.model.parts(), &options));
+            match loaded {
+                Ok(network) => {
+                    let capacity = target.model.max_context();
+                    found.push(Self { network, translation: None, capacity });
+                }
+                Err(error) => eprintln!("{}: not used as drafter: {error}", path.display()),
+            }
+        }
+        found
+    }
+
     /// A drafter for a new text.
     pub(crate) fn drafter(&self) -> Result<Box<dyn Drafter>> {
         let network = Arc::clone(&self.network);
@@ -76,6 +112,20 @@ impl DraftModel {
             }
         })
     }
+}
+
+/// Files and folders in which a drafter for the model at `path` would lie, in the order of their names.
+fn neighbours(path: &Path) -> Vec<PathBuf> {
+    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned() + "-";
+    let named = |other: &PathBuf| {
+        other != path && other.file_name().is_some_and(|other| other.to_string_lossy().starts_with(&name))
+    };
+    let inside = path.is_dir().then(|| entries(path).filter(|inner| inner.is_dir()));
+    let next = path.parent().map(|parent| entries(parent).filter(named));
+    let mut found: Vec<_> = inside.into_iter().flatten().chain(next.into_iter().flatten()).collect();
+    found.sort();
+    found
 }
 
 /// Where two vocabularies differ first, in words; `None` when one is the beginning of the other.
@@ -96,4 +146,27 @@ fn mask_token(source: &Source) -> Option<u32> {
     let Files::Folder(folder) = source.files() else { return None };
     let config = folder.config.as_ref()?;
     u32::try_from(config.get("pard_token")?.as_u64()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drafters_are_looked_for_where_they_lie() {
+        let home = tempfile::tempdir().unwrap();
+        for folder in ["qwen/mtp", "qwen-eagle3", "qwen2-eagle3", "other"] {
+            fs::create_dir_all(home.path().join(folder)).unwrap();
+        }
+        for file in ["qwen.gguf", "qwen-dflash.gguf", "qwen/config.json"] {
+            fs::write(home.path().join(file), "").unwrap();
+        }
+        let names = |path: &str| -> Vec<String> {
+            let found = neighbours(&home.path().join(path));
+            found.iter().map(|p| p.strip_prefix(home.path()).unwrap().display().to_string()).collect()
+        };
+        assert_eq!(names("qwen"), ["qwen/mtp", "qwen-dflash.gguf", "qwen-eagle3"]);
+        assert_eq!(names("qwen.gguf"), ["qwen-dflash.gguf", "qwen-eagle3"]);
+        assert_eq!(names("other"), [""; 0]);
+    }
 }

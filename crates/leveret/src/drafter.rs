@@ -29,9 +29,9 @@ use crate::pull;
 pub(crate) struct DrafterArgs {
     /// What guesses ahead: none; auto, which is all that is there; or some of suffix (repetitions
     /// of the text), recycle (what the model thought of before), store (earlier answers),
-    /// prediction:FILE, model:NAME (another model, by name or path) and mask:K[:ID] (the model itself,
-    /// from K rows of its mask token), joined by +. The text is the same with each; only the speed
-    /// differs.
+    /// prediction:FILE, own (guessing layers in the model's files), model:NAME (another model or a
+    /// head made for this one, by name or path) and mask:K[:ID] (the model itself, from K rows of its
+    /// mask token), joined by +. The text is the same with each; only the speed differs.
     #[arg(long, value_name = "DRAFTER", default_value = "auto")]
     pub(crate) drafter: DrafterSpec,
     /// Your own guess of the answer, such as the file that is to be edited. A wrong one costs
@@ -71,7 +71,7 @@ impl FromStr for StorePlace {
 pub(crate) enum DrafterSpec {
     /// Nothing: plain decoding.
     None,
-    /// All that need no training and no file of their own.
+    /// All that need no training, and the heads that lie in the model's files or beside them.
     Auto,
     /// Repetitions of the text.
     Suffix,
@@ -81,10 +81,12 @@ pub(crate) enum DrafterSpec {
     Store(Option<PathBuf>),
     /// A guess of the answer, in this file.
     Prediction(PathBuf),
-    /// Another model, by name or path.
+    /// Another model or a head made for the target, by name or path.
     Model(String),
     /// The model itself, from rows of its mask token.
     Mask(Masks),
+    /// The guessing layers in the target's own files.
+    Own,
     /// Several at once.
     Several(Vec<DrafterSpec>),
 }
@@ -128,8 +130,8 @@ impl Masks {
     }
 }
 
-const EXPECTED: &str = "expected none, auto, or some of suffix, recycle, store, store:FILE, \
-                        prediction:FILE, model:NAME and mask:K, joined by +";
+const EXPECTED: &str = "expected none, auto, or some of suffix, recycle, own, store, \
+                        store:FILE, prediction:FILE, model:NAME and mask:K, joined by +";
 
 impl FromStr for DrafterSpec {
     type Err = String;
@@ -167,6 +169,7 @@ impl DrafterSpec {
             ("auto", _) => Ok(Self::Auto),
             ("suffix", _) => Ok(Self::Suffix),
             ("recycle", _) => Ok(Self::Recycle),
+            ("own", _) => Ok(Self::Own),
             ("store", _) => Ok(Self::Store(None)),
             (_, Some(("store", path))) => Ok(Self::Store(Some(path.into()))),
             (_, Some(("prediction", path))) => Ok(Self::Prediction(path.into())),
@@ -186,6 +189,7 @@ impl fmt::Display for DrafterSpec {
             Self::Auto => f.write_str("auto"),
             Self::Suffix => f.write_str("suffix"),
             Self::Recycle => f.write_str("recycle"),
+            Self::Own => f.write_str("own"),
             Self::Store(None) => f.write_str("store"),
             Self::Store(Some(path)) => write!(f, "store:{}", path.display()),
             Self::Prediction(path) => write!(f, "prediction:{}", path.display()),
@@ -329,6 +333,16 @@ impl DrafterSource {
             DrafterSpec::Auto => {
                 self.add(&DrafterSpec::Suffix, target)?;
                 self.add(&DrafterSpec::Recycle, target)?;
+                let own = DraftModel::own(target)?;
+                for model in own.into_iter().chain(DraftModel::beside(target)) {
+                    self.makes.push(Box::new(move || model.drafter()));
+                }
+            }
+            DrafterSpec::Own => {
+                let path = target.path.display();
+                let model = DraftModel::own(target)?
+                    .with_context(|| format!("{path}: holds no layers that guess; try another --drafter"))?;
+                self.makes.push(Box::new(move || model.drafter()));
             }
             DrafterSpec::Suffix => self.makes.push(Box::new(|| Ok(Box::new(SuffixDrafter::default())))),
             DrafterSpec::Recycle => self.makes.push(Box::new(|| Ok(Box::new(RecycleDrafter::new())))),
@@ -378,9 +392,15 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        for name in
-            ["none", "auto", "store", "recycle+store:/a/b:c", "model:/a/b+c.gguf+suffix", "auto+model:m"]
-        {
+        for name in [
+            "none",
+            "auto",
+            "own",
+            "store",
+            "recycle+store:/a/b:c",
+            "model:/a/b+c.gguf+suffix",
+            "auto+model:m",
+        ] {
             assert_eq!(name.parse::<DrafterSpec>().unwrap().to_string(), name);
         }
         let model = DrafterSpec::Model("b+c.gguf".into());

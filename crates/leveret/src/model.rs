@@ -1,6 +1,7 @@
 //! What every command does with a model: find it, open it, turn prompts into tokens and tokens
 //! into text.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
@@ -91,6 +92,8 @@ pub(crate) fn open(name: Option<&str>) -> Result<Source> {
 /// A loaded model with all that goes with it.
 #[derive(Debug)]
 pub(crate) struct Loaded {
+    /// Where its files are.
+    pub(crate) path: PathBuf,
     pub(crate) model: Model,
     pub(crate) words: Words,
     /// Token whose rows guess further tokens, in models that were trained so.
@@ -118,7 +121,7 @@ pub(crate) fn load(source: &Source, options: &LoadOptions) -> Result<Loaded> {
     let mask = source.mask_token()?.or_else(|| {
         ["<|mask|>", "<mask>", "[MASK]", "<|MASK|>"].iter().find_map(|text| words.tokenizer.id_of(text))
     });
-    Ok(Loaded { model, words, mask })
+    Ok(Loaded { path: source.path().to_owned(), model, words, mask })
 }
 
 /// Tokenizer and chat template of a model.

@@ -192,6 +192,38 @@ fn no_setting_of_speed_changes_the_text() {
 }
 
 #[test]
+fn heads_guess_from_the_model_s_files_and_from_their_own() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden");
+    let drafter = golden.join("eagle3/drafter-specforge").display().to_string();
+    let cases =
+        [("qwen35", "own".to_owned()), ("qwen35", "auto".into()), ("eagle3", format!("model:{drafter}"))];
+    for (case, drafter) in cases {
+        let ids = |drafter: &str| {
+            let mut command = leveret();
+            command.arg("run").arg("--model").arg(golden.join(case).join("target"));
+            command.args([
+                "--raw",
+                "--max-tokens",
+                "40",
+                "--output",
+                "ids",
+                "--store",
+                "off",
+                "--drafter",
+                drafter,
+            ]);
+            let output = command.arg("the hare and the").output().unwrap();
+            assert!(output.status.success(), "{}", stderr(&output));
+            stdout(&output)
+        };
+        assert_eq!(ids(&drafter), ids("none"), "{case} with {drafter}");
+    }
+    let other = golden.join("llama/target").display().to_string();
+    let error = fails(leveret().args(["run", "--raw", "--drafter", "own", "--model", &other, "a"]), 1);
+    assert!(error.contains("no layers that guess"), "{error}");
+}
+
+#[test]
 fn stop_raw_and_prompt_files() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("prompt.txt");
