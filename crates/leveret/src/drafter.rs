@@ -333,7 +333,11 @@ impl DrafterSource {
             DrafterSpec::Auto => {
                 self.add(&DrafterSpec::Suffix, target)?;
                 self.add(&DrafterSpec::Recycle, target)?;
-                let own = DraftModel::own(target)?;
+                // What nobody asked for by name is no reason to refuse a text.
+                let own = DraftModel::own(target).unwrap_or_else(|error| {
+                    eprintln!("{}: guessing layers not used: {error:#}", target.path.display());
+                    None
+                });
                 for model in own.into_iter().chain(DraftModel::beside(target)) {
                     self.makes.push(Box::new(move || model.drafter()));
                 }
