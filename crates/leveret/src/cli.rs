@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, chat, golden, inspect, list, pull, run, synth, template, tokenize};
+use crate::commands::{bench, chat, convert, golden, inspect, list, pull, run, synth, template, tokenize};
 
 /// Exit code of a command line that cannot be understood.
 const USAGE: u8 = 2;
@@ -45,6 +45,8 @@ enum Command {
     List(list::Args),
     /// Show what a model is, and the memory it needs.
     Inspect(inspect::Args),
+    /// Write a model as a GGUF file.
+    Convert(convert::Args),
     /// Show the token ids of a text.
     Tokenize(tokenize::Args),
     /// Show a conversation in the model's chat format.
@@ -65,6 +67,7 @@ impl Command {
             Self::Pull(args) => pull::run(&args),
             Self::List(args) => list::run(&args),
             Self::Inspect(args) => inspect::run(&args),
+            Self::Convert(args) => convert::run(&args),
             Self::Tokenize(args) => tokenize::run(&args),
             Self::Template(args) => template::run(&args),
             Self::Bench(args) => bench::run(&args),

@@ -7,6 +7,7 @@
 mod arch;
 mod cache;
 pub mod config;
+pub mod convert;
 mod decoder;
 pub mod drafters;
 mod error;

@@ -6,7 +6,7 @@
 pub(crate) mod gguf;
 pub(crate) mod hf;
 mod names;
-mod rope;
+pub(crate) mod rope;
 
 use crate::{Error, Result};
 use leveret_kernels::delta::{DeltaShape, MAX_TAPS};

@@ -7,7 +7,7 @@
 
 mod clock;
 mod python;
-mod source;
+pub(crate) mod source;
 
 use std::path::Path;
 

@@ -9,9 +9,9 @@ use crate::{Error, Result};
 
 /// The texts of a model's templates.
 #[derive(Debug, Default)]
-pub(super) struct Sources {
-    pub(super) main: Option<String>,
-    pub(super) tool_use: Option<String>,
+pub(crate) struct Sources {
+    pub(crate) main: Option<String>,
+    pub(crate) tool_use: Option<String>,
 }
 
 /// The templates in the metadata of a GGUF file.
@@ -22,7 +22,7 @@ pub(super) fn in_gguf(meta: &Meta) -> Result<Sources> {
 
 /// The templates of a Hugging Face folder: files of their own, else those in
 /// `tokenizer_config.json`, as one text or as a list of named ones.
-pub(super) fn in_folder(dir: &Path) -> Result<Sources> {
+pub(crate) fn in_folder(dir: &Path) -> Result<Sources> {
     if let Some(main) = read(&dir.join("chat_template.jinja"))? {
         let tool_use = read(&dir.join("additional_chat_templates").join("tool_use.jinja"))?;
         return Ok(Sources { main: Some(main), tool_use });

@@ -12,6 +12,7 @@ mod pretokenize;
 mod spelling;
 mod stream;
 mod vocab;
+mod write;
 
 use tokenizers::{
     AddedToken, AddedVocabulary, NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizer,

@@ -22,7 +22,8 @@ pub(super) struct Family {
     pub(super) add_bos: bool,
 }
 
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+/// What `ByteLevel` splits by where it is told to.
+pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -80,6 +81,12 @@ impl Family {
     /// The family that `tokenizer.ggml.pre` names, or `None` if it is not known here.
     pub(super) fn named(name: &str) -> Option<&'static Self> {
         FAMILIES.iter().find(|family| family.names.contains(&name))
+    }
+
+    /// The family with these patterns and this treatment of whole words, by its usual name.
+    pub(super) fn with(patterns: &[String], whole_words: bool) -> Option<&'static str> {
+        let same = |family: &&Self| family.patterns == patterns && family.whole_words == whole_words;
+        FAMILIES.iter().find(same)?.names.first().copied()
     }
 
     /// All names, for messages.

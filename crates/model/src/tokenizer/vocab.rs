@@ -35,6 +35,18 @@ impl Kind {
         }
     }
 
+    /// The number of this kind in `token_type`.
+    pub(super) fn to_gguf(self) -> i32 {
+        match self {
+            Self::Normal => 1,
+            Self::Unknown => 2,
+            Self::Control => 3,
+            Self::UserDefined => 4,
+            Self::Unused => 5,
+            Self::Byte => 6,
+        }
+    }
+
     /// Whether tokens of this kind are kept out of shown text.
     pub(super) fn is_hidden(self) -> bool {
         matches!(self, Self::Control | Self::Unknown)

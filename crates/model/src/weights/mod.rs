@@ -9,7 +9,7 @@ mod fp8;
 mod pack;
 mod tensors;
 
-pub(crate) use pack::{MatrixShape, Measure, Pack, Repack};
+pub(crate) use pack::{MatrixShape, Measure, Pack, Repack, convert, fitting};
 pub(crate) use tensors::Tensors;
 
 use crate::Result;

@@ -73,13 +73,13 @@ impl Pack for Measure {
 
 /// The type that weights are quantised to: the one wanted if its blocks fit the rows, else one with
 /// short blocks and no fewer bits, else what is stored.
-pub(super) fn fitting(wanted: ElementType, stored: MatrixShape) -> ElementType {
+pub(crate) fn fitting(wanted: ElementType, stored: MatrixShape) -> ElementType {
     let fits = |ty: &ElementType| ty.row_bytes(stored.cols).is_some();
     [wanted, ElementType::Q8_0].into_iter().find(fits).unwrap_or(stored.ty)
 }
 
 /// Re-encodes `[rows, cols]` weights row by row; `None` if sizes do not fit.
-pub(super) fn convert(team: &Team, stored: MatrixShape, bytes: &[u8], ty: ElementType) -> Option<Vec<u8>> {
+pub(crate) fn convert(team: &Team, stored: MatrixShape, bytes: &[u8], ty: ElementType) -> Option<Vec<u8>> {
     let (from, to) = (stored.ty.row_bytes(stored.cols)?, ty.row_bytes(stored.cols)?);
     if bytes.len() != from.checked_mul(stored.rows)? {
         return None;
@@ -93,10 +93,13 @@ pub(super) fn convert(team: &Team, stored: MatrixShape, bytes: &[u8], ty: Elemen
         if quant::dequantize(stored.ty, source, &mut values).is_err() {
             return;
         }
-        if ty == ElementType::F32 {
-            encoded.extend(values.iter().flat_map(|v| v.to_le_bytes()));
-        } else if quant::quantize(ty, &values, &mut encoded).is_err() {
-            return;
+        match ty {
+            ElementType::F32 => encoded.extend(values.iter().flat_map(|v| v.to_le_bytes())),
+            ElementType::BF16 => {
+                encoded.extend(values.iter().flat_map(|&v| half::bf16::from_f32(v).to_le_bytes()));
+            }
+            _ if quant::quantize(ty, &values, &mut encoded).is_err() => return,
+            _ => {}
         }
         out.copy_from_slice(&encoded);
     });

@@ -2,7 +2,7 @@
 
 use super::header::DEFAULT_ALIGNMENT;
 use super::types::TypeId;
-use super::value::ValueType;
+use super::value::{FromValue, Value, ValueType};
 use leveret_kernels::ElementType;
 use std::io::{self, Write};
 
@@ -48,6 +48,35 @@ impl From<&str> for MetaValue {
     }
 }
 
+impl MetaValue {
+    /// A value that was read, to be written again; `None` for arrays of arrays and broken text.
+    pub fn copied(value: Value<'_>) -> Option<Self> {
+        fn list<'a, T: FromValue<'a>>(value: Value<'a>) -> Option<Vec<T>>
+        where
+            Vec<T>: FromValue<'a>,
+        {
+            Vec::from_value(value).ok()
+        }
+        Some(match value {
+            Value::Unsigned(v) => u32::try_from(v).map_or(Self::U64(v), Self::U32),
+            Value::Signed(v) => i32::try_from(v).map_or(Self::I64(v), Self::I32),
+            Value::Float(v) if f64::from(v as f32) == v => Self::F32(v as f32),
+            Value::Float(v) => Self::F64(v),
+            Value::Bool(v) => Self::Bool(v),
+            Value::Str(v) => Self::Str(v.into()),
+            Value::NotUtf8(_) => return None,
+            Value::Array(array) => match array.ty {
+                ValueType::U8 | ValueType::U16 | ValueType::U32 => Self::U32s(list(value)?),
+                ValueType::I8 | ValueType::I16 | ValueType::I32 => Self::I32s(list(value)?),
+                ValueType::F32 => Self::F32s(list(value)?),
+                ValueType::Bool => Self::Bools(list(value)?),
+                ValueType::Str => Self::Strs(list::<&str>(value)?.into_iter().map(Into::into).collect()),
+                _ => return None,
+            },
+        })
+    }
+}
+
 macro_rules! from {
     ($($ty:ty => $variant:ident),*) => {$(
         impl From<$ty> for MetaValue {
@@ -88,6 +117,17 @@ impl Writer {
         };
         self.tensors.push(Planned { name: name.into(), ty, shape: shape.into(), bytes: bytes as u64 });
         Ok(self)
+    }
+
+    /// Plans a tensor of integers, as [`Gguf::integers`](super::Gguf::integers) gives it.
+    pub fn integers(&mut self, name: &str, ty: TypeId, shape: &[usize], bytes: usize) -> &mut Self {
+        self.tensors.push(Planned { name: name.into(), ty, shape: shape.into(), bytes: bytes as u64 });
+        self
+    }
+
+    /// Bytes of all planned tensors' data, padding included.
+    pub fn data_bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| padded(tensor.bytes)).sum()
     }
 
     /// Writes everything before the tensor data. The data must follow, see [`Body`].
