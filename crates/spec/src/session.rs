@@ -4,128 +4,23 @@
 //! over the draft, a commit. For a chunk of the prompt the draft is empty and no row is drawn
 //! from; for plain decoding the draft is empty; otherwise there is one.
 
-use std::fmt;
+mod pass;
+mod read;
+mod request;
 
-use leveret_model::drafters::Features;
 use leveret_model::{Cache, LogitRows, Pass, Tap, Target};
-use serde::Serialize;
 
-use crate::control::{Control, Controller, CostCurve};
+use crate::control::Controller;
 use crate::draft::Draft;
-use crate::drafter::{Context, Drafter, PassRows, Probe, Round};
+use crate::drafter::{Context, Drafter, Probe, Round};
 use crate::error::{Error, Result};
-use crate::sampler::{Draw, Sampler, SamplingParams, TokenLogprobs};
+use crate::sampler::{Draw, Sampler, TokenLogprobs};
 use crate::stats::{Laps, RoundStats, Seconds, Stats};
 use crate::stop::StopStrings;
 use crate::verify::{Accept, Judge, verify};
+use pass::{LastPass, Plan};
 
-/// Turns tokens into text, one after the other.
-pub trait Detokenizer: Send {
-    /// Appends the text that `token` completes, possibly none.
-    fn push(&mut self, token: u32, text: &mut String);
-
-    /// Appends what is left when no token follows.
-    fn finish(&mut self, _text: &mut String) {}
-}
-
-impl<F: FnMut(u32, &mut String) + Send> Detokenizer for F {
-    fn push(&mut self, token: u32, text: &mut String) {
-        self(token, text);
-    }
-}
-
-/// What to write.
-pub struct Request {
-    /// Token ids to continue; at least one.
-    pub prompt: Vec<u32>,
-    /// How to draw, and when to end.
-    pub params: SamplingParams,
-    /// Source of guesses; `None` for plain decoding. The text is the same with any.
-    pub drafter: Option<Box<dyn Drafter>>,
-    /// Makes text of the tokens; `None` when only ids are wanted. Stop strings need one.
-    pub text: Option<Box<dyn Detokenizer>>,
-}
-
-impl fmt::Debug for Request {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Request")
-            .field("prompt", &self.prompt)
-            .field("params", &self.params)
-            .field("drafter", &self.drafter.as_ref().map(|d| d.name()))
-            .finish_non_exhaustive()
-    }
-}
-
-/// What holds for any request to a model.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Most tokens of prompt and output together; the model's own limit holds besides.
-    pub context: usize,
-    /// Most rows of prompt in one pass; at least 1.
-    pub prefill_chunk: usize,
-    /// Most rows of a draft.
-    pub max_draft: usize,
-    /// Tokens that end the text. They are not part of the output.
-    pub end_tokens: Vec<u32>,
-    /// Time of a pass by its rows, for the decision how far to guess.
-    pub cost: CostCurve,
-    /// Whether measured passes correct the curve's slope. Without, what is drafted, and so every
-    /// count in [`Stats`], follows from text and curve alone.
-    pub follow_clock: bool,
-    /// How drafts are verified.
-    pub accept: Accept,
-    /// How it is decided how much of a draft is verified.
-    pub control: Control,
-    /// Lossy: tokens that masks say with confidence become text without being verified. There is no
-    /// draft then.
-    pub believe: Option<Belief>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            context: 4096,
-            prefill_chunk: 512,
-            max_draft: 16,
-            end_tokens: Vec::new(),
-            cost: CostCurve::default(),
-            follow_clock: true,
-            accept: Accept::Match,
-            control: Control::Price,
-            believe: None,
-        }
-    }
-}
-
-/// Why a text ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FinishReason {
-    /// The model ended it, or a stop string was met.
-    Stop,
-    /// The limit of tokens is reached, or the context is full.
-    Length,
-}
-
-/// What one step added.
-#[derive(Debug, Clone, Copy)]
-pub struct Step<'a> {
-    /// Tokens of output; none while the prompt is being read. Those that spell a stop string are
-    /// among them.
-    pub tokens: &'a [u32],
-    /// Text that is certain: what may yet turn out to be the start of a stop string, or is half
-    /// a character, comes with a later step.
-    pub text: &'a str,
-    /// Log-probabilities of `tokens`, if they were asked for.
-    pub logprobs: &'a [TokenLogprobs],
-    /// For each of `tokens` the source of the guess that it was, or `None` where the target itself
-    /// wrote it; see [`Session::origin_name`].
-    pub origins: &'a [Option<u8>],
-    /// Set by the step that ends the text; later steps add nothing.
-    pub finish: Option<FinishReason>,
-    /// The round that was run; `None` while the prompt is being read, and after the end.
-    pub round: Option<RoundStats>,
-}
+pub use request::{Belief, Detokenizer, FinishReason, Options, Request, Step};
 
 /// One sequence being written.
 pub struct Session<T: Target> {
@@ -165,29 +60,6 @@ pub struct Session<T: Target> {
     path: Vec<usize>,
     /// Scratch: text of one token.
     piece: String,
-}
-
-/// The rows of one pass: `base` rows that must be processed, then the draft's nodes, then probes.
-#[derive(Debug)]
-struct Plan {
-    tokens: Vec<u32>,
-    /// Empty for a chain.
-    parents: Vec<Option<usize>>,
-    base: usize,
-    logits: LogitRows,
-    probes: Vec<Probe>,
-}
-
-/// Masks whose guesses become text unverified where the model is sure enough of them (ConfAdapt, arXiv
-/// 2602.06019). This is lossy: the text is another than the model's own.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Belief {
-    /// Token id of the mask.
-    pub token: u32,
-    /// Masks in a pass.
-    pub rows: usize,
-    /// Least probability of the likeliest token.
-    pub confidence: f32,
 }
 
 impl<T: Target> Session<T> {
@@ -576,106 +448,6 @@ impl<T: Target> Session<T> {
         let (draft, rows, base) = (&self.draft, &self.path[..], self.plan.base);
         let first = self.cache.len() - rows.len();
         drafter.observe(&Round { context, new, draft, base, first, rows, pass: &pass });
-    }
-
-    /// Prompt and output.
-    pub fn tokens(&self) -> &[u32] {
-        &self.tokens
-    }
-
-    /// Output so far.
-    pub fn output(&self) -> &[u32] {
-        &self.tokens[self.prompt_len..]
-    }
-
-    /// Text of the output so far, as far as it is certain; empty without a detokenizer.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// Log-probabilities of the output so far, if they were asked for.
-    pub fn logprobs(&self) -> &[TokenLogprobs] {
-        &self.logprobs
-    }
-
-    /// For each token of output the source of the guess that it was; see [`Step::origins`].
-    pub fn origins(&self) -> &[Option<u8>] {
-        &self.origins
-    }
-
-    /// Name of a source of guesses, as it stands in [`origins`](Self::origins).
-    pub fn origin_name(&self, origin: u8) -> &str {
-        self.drafter.as_ref().map_or("", |drafter| drafter.origin(origin))
-    }
-
-    /// Why the text has ended; `None` while it has not.
-    pub fn finish_reason(&self) -> Option<FinishReason> {
-        self.finish
-    }
-
-    /// Tokens of the prompt that have been read.
-    pub fn prompt_read(&self) -> usize {
-        self.cache.len().min(self.prompt_len)
-    }
-
-    /// What was verified in the last round; empty before the first.
-    pub fn draft(&self) -> &Draft {
-        &self.draft
-    }
-
-    /// The cache: its rows are the first tokens of [`tokens`](Self::tokens). A later text that
-    /// begins with the same tokens can go on from it, cut to what they share.
-    pub fn into_cache(self) -> T::Cache {
-        self.cache
-    }
-
-    /// Counts and times so far.
-    pub fn stats(&self) -> &Stats {
-        &self.stats
-    }
-}
-
-/// The rows of the pass that the target has just run.
-struct LastPass<'a, T> {
-    target: &'a T,
-    plan: &'a Plan,
-    taps: &'a [Tap],
-}
-
-impl<T: Target> Features for LastPass<'_, T> {
-    fn feature(&self, tap: Tap, row: usize) -> &[f32] {
-        let index = self.taps.iter().position(|t| *t == tap);
-        index.map_or(&[], |index| self.target.feature(index, row))
-    }
-}
-
-impl<T: Target> PassRows for LastPass<'_, T> {
-    fn tokens(&self) -> &[u32] {
-        &self.plan.tokens
-    }
-
-    fn logits(&self, row: usize) -> Option<&[f32]> {
-        let rows = self.plan.tokens.len();
-        match self.plan.logits {
-            LogitRows::All if row < rows => Some(self.target.logits(row)),
-            LogitRows::Last if row + 1 == rows => Some(self.target.logits(0)),
-            _ => None,
-        }
-    }
-
-    fn probes(&self) -> &[Probe] {
-        &self.plan.probes
-    }
-}
-
-impl<T: Target> fmt::Debug for Session<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session")
-            .field("prompt_len", &self.prompt_len)
-            .field("output", &self.output())
-            .field("finish", &self.finish)
-            .field("stats", &self.stats)
-            .finish_non_exhaustive()
     }
 }
 

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use leveret_model::drafters::Scores;
 
 use super::*;
+use crate::control::CostCurve;
+use crate::sampler::SamplingParams;
 use crate::drafters::HostileDrafter;
 use crate::testing::{HashTarget, mix};
 

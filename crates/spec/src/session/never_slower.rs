@@ -1,6 +1,8 @@
 //! What drafters that mislead can cost, in times of the cost curve: next to nothing.
 
 use super::*;
+use crate::control::CostCurve;
+use crate::sampler::SamplingParams;
 use crate::testing::{HashTarget, mix};
 
 /// Says `claim` of every guess; whether the guess of depth `d` for position `n` is right is up to

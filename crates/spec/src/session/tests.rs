@@ -3,6 +3,8 @@
 
 use super::*;
 use crate::control::Control;
+use crate::control::CostCurve;
+use crate::sampler::SamplingParams;
 use crate::drafters::{
     Composite, HostileDrafter, MaskDrafter, PredictionDrafter, RecycleDrafter, Store, StoreDrafter,
     SuffixDrafter,

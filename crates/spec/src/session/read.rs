@@ -1,0 +1,79 @@
+//! What can be read of a session between steps.
+
+use std::fmt;
+
+use leveret_model::{Cache, Target};
+
+use super::{FinishReason, Session};
+use crate::draft::Draft;
+use crate::sampler::TokenLogprobs;
+use crate::stats::Stats;
+
+impl<T: Target> Session<T> {
+    /// Prompt and output.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Output so far.
+    pub fn output(&self) -> &[u32] {
+        &self.tokens[self.prompt_len..]
+    }
+
+    /// Text of the output so far, as far as it is certain; empty without a detokenizer.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Log-probabilities of the output so far, if they were asked for.
+    pub fn logprobs(&self) -> &[TokenLogprobs] {
+        &self.logprobs
+    }
+
+    /// For each token of output the source of the guess that it was; see [`Step::origins`].
+    pub fn origins(&self) -> &[Option<u8>] {
+        &self.origins
+    }
+
+    /// Name of a source of guesses, as it stands in [`origins`](Self::origins).
+    pub fn origin_name(&self, origin: u8) -> &str {
+        self.drafter.as_ref().map_or("", |drafter| drafter.origin(origin))
+    }
+
+    /// Why the text has ended; `None` while it has not.
+    pub fn finish_reason(&self) -> Option<FinishReason> {
+        self.finish
+    }
+
+    /// Tokens of the prompt that have been read.
+    pub fn prompt_read(&self) -> usize {
+        self.cache.len().min(self.prompt_len)
+    }
+
+    /// What was verified in the last round; empty before the first.
+    pub fn draft(&self) -> &Draft {
+        &self.draft
+    }
+
+    /// The cache: its rows are the first tokens of [`tokens`](Self::tokens). A later text that
+    /// begins with the same tokens can go on from it, cut to what they share.
+    pub fn into_cache(self) -> T::Cache {
+        self.cache
+    }
+
+    /// Counts and times so far.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+}
+
+impl<T: Target> fmt::Debug for Session<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("prompt_len", &self.prompt_len)
+            .field("output", &self.output())
+            .field("finish", &self.finish)
+            .field("stats", &self.stats)
+            .finish_non_exhaustive()
+    }
+}
