@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Writes the measured figures of bench/peers.py and bench/edits.py into the README.
+"""Writes the measured figures of bench/peers.py and `leveret bench speculate` into the README.
 
-    python3 bench/readme.py --peers peers.json [peers2.json …] [--edits edits.json]
+    python3 bench/readme.py --peers peers.json [peers2.json …] [--speculate report.json …]
+
+Of a model that several files measured, the last counts.
 """
 import argparse
 import json
@@ -10,22 +12,44 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 NAMES = {"smol": "SmolLM2-135M Q4_1", "gem": "Gemma-3-270m Q4_K_M",
-         "q05": "Qwen2.5-Coder-0.5B Q4_K_M", "q15": "Qwen2.5-Coder-1.5B Q4_K_M"}
+         "q05": "Qwen2.5-Coder-0.5B Q4_K_M", "q15": "Qwen2.5-Coder-1.5B Q4_K_M",
+         "smollm2-135m-instruct": "SmolLM2-135M Q4_1", "gemma-3-270m": "Gemma-3-270m Q4_K_M",
+         "qwen2.5-coder-0.5b-instruct": "Qwen2.5-Coder-0.5B Q4_K_M",
+         "qwen2.5-coder-1.5b-instruct": "Qwen2.5-Coder-1.5B Q4_K_M"}
 
 
 def name(file):
     return NAMES.get(Path(file).stem, Path(file).stem)
 
 
+def speculation(path):
+    """Lines of a table: speed-ups of a report by category."""
+    report = json.loads(Path(path).read_text())
+    configs = report["configs"]
+    drafters = list(dict.fromkeys(c["drafter"] for c in configs))
+    titles = ["with a draft model" if "model:" in d else d for d in drafters]
+    lines = [f"{name(report['model'])}, times of plain decoding ({report['baseline']['tps']:.1f} tokens/s), with the 95% "
+             "interval over prompts:", "",
+             "| prompts | " + " | ".join(titles) + " |", "|---|" + "---|" * len(drafters)]
+    for category in dict.fromkeys(c["category"] for c in configs):
+        rows = {c["drafter"]: c for c in configs if c["category"] == category}
+        cells = [f"{c['speedup']:.2f}x ({c['speedup_ci'][0]:.2f} to {c['speedup_ci'][1]:.2f})" for c in
+                 (rows[d] for d in drafters)]
+        count = rows[drafters[0]]["prompts"]
+        lines.append(f"| {category.replace('_', ' ')} ({count}) | " + " | ".join(cells) + " |")
+    if not all(c["texts_equal"] for c in configs):
+        lines += ["", "Some texts differ: that is a bug."]
+    return [*lines, ""]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", nargs="+", required=True, help="JSON files of bench/peers.py")
-    parser.add_argument("--edits", help="JSON file of bench/edits.py")
+    parser.add_argument("--speculate", nargs="+", default=[], help="JSON files of `leveret bench speculate`")
     args = parser.parse_args()
 
-    lines = ["| model | decode tokens/s | prefill of 512, tokens/s | t(4)/t(1) | t(8)/t(1) |",
-             "|---|---|---|---|---|"]
     machine = package = None
+    rows = {}
     for path in args.peers:
         data = json.loads(Path(path).read_text())
         machine, package = f"{data['machine']}, {data['threads']} threads", data["package"]
@@ -36,19 +60,16 @@ def main():
                 f = figures[key]
                 return f"{f['leveret']:.0f} against {f['peer']:.0f} ({f['ratio']:.2f}x)"
 
-            def curve(m):
-                ours, peer = (figures[f"t({m})"][who] / figures["t(1)"][who] for who in ("leveret", "peer"))
-                return f"{ours:.2f} against {peer:.2f}"
-
-            lines.append(f"| {name(file)} | {pair('decode_tps')} | {pair('prefill_tps')} | {curve(4)} | {curve(8)} |")
+            cells = [pair(key) for key in ("decode_tps", "prefill_tps", "t(4)", "t(8)")]
+            rows[name(file)] = f"| {name(file)} | " + " | ".join(cells) + " |"
+    lines = ["| model | decode tokens/s | prefill of 512, tokens/s | t(4), ms | t(8), ms |", "|---|---|---|---|---|",
+             *(rows[known] for known in dict.fromkeys(NAMES.values()) if known in rows)]
     text = [f"Leveret against llama.cpp ({package}, the best of its own settings for each figure), same file, in "
-            f"turns, medians, on {machine}; t(m) is the time of a pass over m rows:", "", *lines]
-    if args.edits:
-        edits = json.loads(Path(args.edits).read_text())
-        text += ["", f"Speculation on code edits with {name(edits['model'])}: **{edits['speedup']:.2f}x** plain "
-                     f"decoding over {edits['prompts']} prompts (median {edits['median']:.2f}x, worst "
-                     f"{edits['worst']:.2f}x), no text changed."]
-    text += ["", "Rows may be separate runs, each with the build of its day. Made by `bench/peers.py`, `bench/edits.py` and `bench/readme.py`."]
+            f"turns, medians, on {machine}; t(m) is the time of a pass over m rows; ratios above 1 where Leveret is faster:", "", *lines]
+    text += ["", "Rows are separate runs, each with the build of its day.", ""]
+    for path in args.speculate:
+        text += speculation(path)
+    text += ["Made by `bench/peers.py`, `leveret bench speculate` and `bench/readme.py`; the reports are in `docs/bench`."]
     readme = ROOT / "README.md"
     before, rest = readme.read_text().split(BEGIN)
     readme.write_text(before + BEGIN + "\n" + "\n".join(text) + "\n" + END + rest.split(END)[1])

@@ -28,8 +28,8 @@ struct Points {
 
 impl CostCurve {
     /// A curve through measured points `(rows, time)`, straight between them, level before the
-    /// first, and going on at the steepest average slope after the last. A point below an earlier
-    /// one is noise and is raised to it.
+    /// first, and going on at the steepest average slope after the last. A point above a later
+    /// one was disturbed, which only ever takes longer, and is lowered to it.
     ///
     /// # Errors
     /// When there is no point, rows are not increasing from 1 on, or a time is not positive and
@@ -70,7 +70,7 @@ impl CostCurve {
 /// The time of each number of rows up to the last that was measured.
 fn through(points: &[(usize, f64)]) -> Result<Vec<f64>> {
     let mut times: Vec<f64> = Vec::new();
-    for &(rows, time) in points {
+    for (i, &(rows, time)) in points.iter().enumerate() {
         if rows <= times.len() || rows > 4096 {
             return Err(Error::params(format!(
                 "cost curve: {rows} rows after {}; expected increasing rows from 1 to 4096",
@@ -83,8 +83,8 @@ fn through(points: &[(usize, f64)]) -> Result<Vec<f64>> {
             )));
         }
         let known = times.len();
-        let from = times.last().copied().unwrap_or(time);
-        let to = time.max(from);
+        let to = points[i..].iter().map(|&(_, time)| time).filter(|&time| time > 0.0).fold(time, f64::min);
+        let from = times.last().copied().unwrap_or(to);
         let steps = (rows - known) as f64;
         times.extend((known + 1..=rows).map(|m| from + (to - from) * (m - known) as f64 / steps));
     }
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn curve_interpolates_and_never_falls() {
         let curve = CostCurve::new(&[(1, 10.0), (4, 13.0), (8, 12.0)]).unwrap();
-        assert_eq!([1, 2, 4, 6, 8, 15].map(|m| curve.time(m, 9)), [10.0, 11.0, 13.0, 13.0, 13.0, 16.0]);
+        assert_eq!([1, 2, 4, 6, 8, 15].map(|m| curve.time(m, 9)), [10.0, 10.0 + 2.0 / 3.0, 12.0, 12.0, 12.0, 14.0]);
         for bad in [&[][..], &[(0, 1.0)], &[(1, 1.0), (1, 1.0)], &[(1, f64::NAN)], &[(1, -1.0)]] {
             assert!(CostCurve::new(bad).is_err(), "{bad:?}");
         }

@@ -3,7 +3,7 @@
 //! ones can do.
 
 /// Time that may be lost before guessing stops, in one-row passes.
-const START: f64 = 0.5;
+const START: f64 = 1.0;
 /// Most of earlier gains that counts as credit.
 const MOST: f64 = 4.0;
 /// Credit of a trial.
