@@ -19,7 +19,8 @@ NAMES = {"smol": "SmolLM2-135M Q4_1", "gem": "Gemma-3-270m Q4_K_M",
 
 
 def name(file):
-    return NAMES.get(Path(file).stem, Path(file).stem)
+    stem = Path(file).name.removesuffix(".gguf")
+    return NAMES.get(stem, stem)
 
 
 def speculation(path):
@@ -36,6 +37,8 @@ def speculation(path):
         cells = [f"{c['speedup']:.2f}x ({c['speedup_ci'][0]:.2f} to {c['speedup_ci'][1]:.2f})" for c in
                  (rows[d] for d in drafters)]
         count = rows[drafters[0]]["prompts"]
+        if count < 3:  # An interval of one prompt says nothing.
+            continue
         lines.append(f"| {category.replace('_', ' ')} ({count}) | " + " | ".join(cells) + " |")
     if not all(c["texts_equal"] for c in configs):
         lines += ["", "Some texts differ: that is a bug."]
