@@ -147,7 +147,10 @@ mod tests {
     #[test]
     fn curve_interpolates_and_never_falls() {
         let curve = CostCurve::new(&[(1, 10.0), (4, 13.0), (8, 12.0)]).unwrap();
-        assert_eq!([1, 2, 4, 6, 8, 15].map(|m| curve.time(m, 9)), [10.0, 10.0 + 2.0 / 3.0, 12.0, 12.0, 12.0, 14.0]);
+        assert_eq!(
+            [1, 2, 4, 6, 8, 15].map(|m| curve.time(m, 9)),
+            [10.0, 10.0 + 2.0 / 3.0, 12.0, 12.0, 12.0, 14.0]
+        );
         for bad in [&[][..], &[(0, 1.0)], &[(1, 1.0), (1, 1.0)], &[(1, f64::NAN)], &[(1, -1.0)]] {
             assert!(CostCurve::new(bad).is_err(), "{bad:?}");
         }

@@ -7,8 +7,8 @@ use leveret_model::drafters::Scores;
 
 use super::*;
 use crate::control::CostCurve;
-use crate::sampler::SamplingParams;
 use crate::drafters::HostileDrafter;
+use crate::sampler::SamplingParams;
 use crate::testing::{HashTarget, mix};
 
 const VOCAB: usize = 4;

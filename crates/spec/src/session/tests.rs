@@ -4,11 +4,11 @@
 use super::*;
 use crate::control::Control;
 use crate::control::CostCurve;
-use crate::sampler::SamplingParams;
 use crate::drafters::{
     Composite, HostileDrafter, MaskDrafter, PredictionDrafter, RecycleDrafter, Store, StoreDrafter,
     SuffixDrafter,
 };
+use crate::sampler::SamplingParams;
 use crate::testing::HashTarget;
 use proptest::prelude::*;
 
