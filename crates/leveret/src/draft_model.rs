@@ -31,10 +31,8 @@ impl DraftModel {
     /// Loads the model `name` as drafter for `target`.
     pub(crate) fn load(name: &str, target: &Loaded) -> Result<Self> {
         let source = model::open(Some(name))?;
-        let capacity = target.model.max_context();
         if drafters::recognise(&source).is_some() {
-            let network = drafters::load(&source, &target.model.parts(), &DraftOptions::default())?;
-            return Ok(Self { network, translation: None, capacity });
+            return Self::head(&source, target);
         }
         let parts = target.model.parts();
         let options = LoadOptions { kv: target.model.kv_type(), ..LoadOptions::default() };
@@ -64,38 +62,35 @@ impl DraftModel {
                 Some((Arc::clone(own), Arc::new(tokenizer)))
             }
         };
-        Ok(Self { network: Arc::new(network), translation, capacity })
+        Ok(Self { network: Arc::new(network), translation, capacity: target.model.max_context() })
     }
 
     /// The guessing layers in the target's own files; `None` if there are none.
     pub(crate) fn own(target: &Loaded) -> Result<Option<Self>> {
-        let source = Source::open(&target.path)?;
-        if drafters::recognise(&source).is_none() {
+        if !target.guesses {
             return Ok(None);
         }
-        let network = drafters::load(&source, &target.model.parts(), &DraftOptions::default())?;
-        Ok(Some(Self { network, translation: None, capacity: target.model.max_context() }))
+        Self::head(&Source::open(&target.path)?, target).map(Some)
+    }
+
+    /// A head made for the target.
+    fn head(source: &Source, target: &Loaded) -> Result<Self> {
+        let network = drafters::load(source, &target.model.parts(), &DraftOptions::default())?;
+        Ok(Self { network, translation: None, capacity: target.model.max_context() })
     }
 
     /// Drafters made for the target that lie beside it: in its folder, or next to it under its name
     /// and a dash. One that does not fit is passed over with a word.
     pub(crate) fn beside(target: &Loaded) -> Vec<Self> {
-        let facts = target.model.parts().facts();
         let mut found = Vec::new();
         for path in neighbours(&target.path) {
             let Ok(source) = Source::open(&path) else { continue };
             if drafters::recognise(&source).is_none() {
                 continue;
             }
-            let options = DraftOptions::default();
-            let loaded = drafters::describe(&source, Some(&facts), &options)
-                .and_then(|_| drafters::load(&source, &target.model.parts(), &options));
-            match loaded {
-                Ok(network) => {
-                    let capacity = target.model.max_context();
-                    found.push(Self { network, translation: None, capacity });
-                }
-                Err(error) => eprintln!("{}: not used as drafter: {error}", path.display()),
+            match Self::head(&source, target) {
+                Ok(head) => found.push(head),
+                Err(error) => eprintln!("{}: not used as drafter: {error:#}", path.display()),
             }
         }
         found

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, ValueEnum};
 use indicatif::HumanBytes;
+use leveret_model::drafters::recognise;
 use leveret_model::formats::gguf::Meta;
 use leveret_model::template::ChatTemplate;
 use leveret_model::tokenizer::{StreamDecoder, Tokenizer};
@@ -94,6 +95,8 @@ pub(crate) fn open(name: Option<&str>) -> Result<Source> {
 pub(crate) struct Loaded {
     /// Where its files are.
     pub(crate) path: PathBuf,
+    /// Whether they hold layers that guess.
+    pub(crate) guesses: bool,
     pub(crate) model: Model,
     pub(crate) words: Words,
     /// Token whose rows guess further tokens, in models that were trained so.
@@ -121,7 +124,8 @@ pub(crate) fn load(source: &Source, options: &LoadOptions) -> Result<Loaded> {
     let mask = source.mask_token()?.or_else(|| {
         ["<|mask|>", "<mask>", "[MASK]", "<|MASK|>"].iter().find_map(|text| words.tokenizer.id_of(text))
     });
-    Ok(Loaded { path: source.path().to_owned(), model, words, mask })
+    let (path, guesses) = (source.path().to_owned(), recognise(source).is_some());
+    Ok(Loaded { path, guesses, model, words, mask })
 }
 
 /// Tokenizer and chat template of a model.
