@@ -260,7 +260,7 @@ impl Source {
     }
 
     /// Tensors that nobody has asked for yet.
-    pub(crate) fn unused(&self) -> impl Iterator<Item = String> {
+    pub fn unused(&self) -> impl Iterator<Item = String> {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let names: Vec<String> = match &self.files {
             Files::Gguf(gguf) => gguf.tensors().map(|tensor| tensor.name.to_owned()).collect(),

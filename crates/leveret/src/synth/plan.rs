@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use serde_json::{Value, json};
 
-use super::tokenizer;
+use super::builder::{Builder, Checkpoint, FILES, Fill, config};
 
 /// Families whose proportions are known here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -19,11 +19,15 @@ pub(crate) enum Family {
     Qwen35,
     /// Gemma 4 31B: sliding and full layers, keys as values.
     Gemma4,
+    /// Gemma 4 E4B: embeddings for each layer, and a tail that reads the keys of earlier layers.
+    #[value(name = "gemma4_e")]
+    Gemma4E,
 }
 
 impl Family {
     #[cfg(test)]
-    pub(super) const ALL: [Family; 4] = [Family::Llama, Family::Qwen3, Family::Qwen35, Family::Gemma4];
+    pub(super) const ALL: [Family; 5] =
+        [Family::Llama, Family::Qwen3, Family::Qwen35, Family::Gemma4, Family::Gemma4E];
 
     /// As the command line has it.
     pub(crate) fn name(self) -> &'static str {
@@ -32,6 +36,7 @@ impl Family {
             Family::Qwen3 => "qwen3",
             Family::Qwen35 => "qwen3_5",
             Family::Gemma4 => "gemma4",
+            Family::Gemma4E => "gemma4_e",
         }
     }
 }
@@ -60,56 +65,35 @@ impl FromStr for Size {
     }
 }
 
-/// A checkpoint to be written.
+/// A target to be written, and what its drafters must know of it.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// `config.json`.
-    pub(super) config: Value,
-    pub(super) vocab: usize,
-    pub(super) tensors: Vec<Planned>,
+    pub(crate) target: Checkpoint,
+    pub(super) family: Family,
+    /// What became of published widths.
+    pub(super) factor: f64,
+    pub(super) sizes: Sizes,
 }
 
-impl Plan {
-    /// Weights in all.
-    pub(crate) fn parameters(&self) -> u64 {
-        self.tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum()
-    }
-}
-
-/// A tensor to be written.
-#[derive(Debug)]
-pub(super) struct Planned {
-    pub(super) name: String,
-    pub(super) shape: Vec<usize>,
-    pub(super) fill: Fill,
-}
-
-/// What numbers a tensor holds.
+/// Sizes that all families have.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Fill {
-    /// Even over `centre - spread` to `centre + spread`.
-    Around { centre: f32, spread: f32 },
-    /// Logarithms of decay rates from 1 to 16.
-    LogRate,
-}
-
-/// Sizes that all families have, as published.
-struct Published {
-    vocab: usize,
-    hidden: usize,
-    layers: usize,
-    inner: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    tied: bool,
+pub(super) struct Sizes {
+    pub(super) vocab: usize,
+    pub(super) hidden: usize,
+    pub(super) layers: usize,
+    pub(super) inner: usize,
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
+    pub(super) tied: bool,
     /// Layers come in groups of so many.
-    period: usize,
+    pub(super) period: usize,
 }
 
 impl Family {
-    fn published(self) -> Published {
-        let p = |vocab, hidden, layers, inner, heads, kv_heads, head_dim, tied, period| Published {
+    /// As published.
+    fn published(self) -> Sizes {
+        let p = |vocab, hidden, layers, inner, heads, kv_heads, head_dim, tied, period| Sizes {
             vocab,
             hidden,
             layers,
@@ -125,6 +109,7 @@ impl Family {
             Family::Qwen3 => p(151_936, 4096, 36, 12_288, 32, 8, 128, false, 1),
             Family::Qwen35 => p(248_320, 5120, 64, 17_408, 24, 4, 256, false, 4),
             Family::Gemma4 => p(262_144, 5376, 60, 21_504, 32, 16, 256, true, 6),
+            Family::Gemma4E => p(262_144, 2560, 42, 10_240, 8, 2, 256, true, 6),
         }
     }
 }
@@ -135,18 +120,18 @@ pub(crate) fn plan(family: Family, size: &Size) -> Plan {
     let (mut low, mut high) = (0.001f64, 8.0f64);
     for _ in 0..40 {
         let middle = (low * high).sqrt();
-        match build(family, middle).parameters() < size.parameters {
+        match build(family, middle).target.parameters() < size.parameters {
             true => low = middle,
             false => high = middle,
         }
     }
-    let distance = |plan: &Plan| plan.parameters().abs_diff(size.parameters);
+    let distance = |plan: &Plan| plan.target.parameters().abs_diff(size.parameters);
     let (low, high) = (build(family, low), build(family, high));
     if distance(&low) < distance(&high) { low } else { high }
 }
 
 /// `published` times `factor`, in steps, at least one of them.
-fn scaled(published: usize, factor: f64, step: usize) -> usize {
+pub(super) fn scaled(published: usize, factor: f64, step: usize) -> usize {
     ((published as f64 * factor / step as f64).round() as usize).max(1) * step
 }
 
@@ -156,7 +141,7 @@ fn build(family: Family, factor: f64) -> Plan {
     let step = if factor * p.hidden as f64 > 1000.0 { 256 } else { 32 };
     let group = p.heads / p.kv_heads;
     let kv_heads = scaled(p.kv_heads, factor, 1);
-    let sizes = Published {
+    let sizes = Sizes {
         vocab: scaled(p.vocab, factor * factor, 256).max(512),
         hidden: scaled(p.hidden, factor, step),
         layers: scaled(p.layers, factor, p.period),
@@ -170,88 +155,19 @@ fn build(family: Family, factor: f64) -> Plan {
         Family::Llama => dense(&mut builder, &sizes, "llama", "LlamaForCausalLM", false, 500_000.0),
         Family::Qwen3 => dense(&mut builder, &sizes, "qwen3", "Qwen3ForCausalLM", true, 1_000_000.0),
         Family::Qwen35 => qwen35(&mut builder, &sizes, factor),
-        Family::Gemma4 => gemma4(&mut builder, &sizes),
+        Family::Gemma4 => gemma4(&mut builder, &sizes, None),
+        Family::Gemma4E => {
+            let tail = scaled(TAIL, factor, sizes.period).min(sizes.layers - sizes.period);
+            let extras = Extras { tail, width: scaled(PER_LAYER, factor, 32) };
+            gemma4(&mut builder, &sizes, Some(&extras))
+        }
     };
-    Plan { config, vocab: sizes.vocab, tensors: builder.tensors }
+    let (tensors, words) = (builder.tensors, Some(sizes.vocab));
+    let target = Checkpoint { config, names: FILES, tensors, words };
+    Plan { target, family, factor, sizes }
 }
 
-struct Builder {
-    /// What norms store less than their factor.
-    offset: f32,
-    tensors: Vec<Planned>,
-}
-
-impl Builder {
-    fn add(&mut self, name: String, shape: &[usize], fill: Fill) {
-        self.tensors.push(Planned { name, shape: shape.into(), fill });
-    }
-
-    /// Rows of length one, about: activations keep their size.
-    fn matrix(&mut self, name: String, rows: usize, cols: usize) {
-        let spread = (3.0 / cols as f32).sqrt();
-        self.add(format!("{name}.weight"), &[rows, cols], Fill::Around { centre: 0.0, spread });
-    }
-
-    fn norm(&mut self, name: String, width: usize) {
-        let fill = Fill::Around { centre: 1.0 - self.offset, spread: 0.1 };
-        self.add(format!("{name}.weight"), &[width], fill);
-    }
-
-    /// Embedding, final norm, head.
-    fn ends(&mut self, prefix: &str, p: &Published) {
-        self.matrix(format!("{prefix}embed_tokens"), p.vocab, p.hidden);
-        self.norm(format!("{prefix}norm"), p.hidden);
-        if !p.tied {
-            self.matrix("lm_head".into(), p.vocab, p.hidden);
-        }
-    }
-
-    /// Projections of an attention block; rows of queries may hold gates as well.
-    fn attention(&mut self, layer: &str, p: &Published, q_rows: usize, qk_norm: bool) {
-        let (q, kv) = (p.heads * p.head_dim, p.kv_heads * p.head_dim);
-        self.matrix(format!("{layer}self_attn.q_proj"), q_rows, p.hidden);
-        self.matrix(format!("{layer}self_attn.k_proj"), kv, p.hidden);
-        self.matrix(format!("{layer}self_attn.v_proj"), kv, p.hidden);
-        self.matrix(format!("{layer}self_attn.o_proj"), p.hidden, q);
-        if qk_norm {
-            self.norm(format!("{layer}self_attn.q_norm"), p.head_dim);
-            self.norm(format!("{layer}self_attn.k_norm"), p.head_dim);
-        }
-    }
-
-    fn mlp(&mut self, layer: &str, p: &Published) {
-        self.matrix(format!("{layer}mlp.gate_proj"), p.inner, p.hidden);
-        self.matrix(format!("{layer}mlp.up_proj"), p.inner, p.hidden);
-        self.matrix(format!("{layer}mlp.down_proj"), p.hidden, p.inner);
-    }
-
-    fn norms(&mut self, layer: &str, names: &[&str], width: usize) {
-        names.iter().for_each(|name| self.norm(format!("{layer}{name}"), width));
-    }
-}
-
-const CONTEXT: usize = 32_768;
-
-/// Keys that all families share.
-fn config(p: &Published, model_type: &str, architecture: &str) -> Value {
-    json!({
-        "architectures": [architecture],
-        "model_type": model_type,
-        "vocab_size": p.vocab,
-        "hidden_size": p.hidden,
-        "num_hidden_layers": p.layers,
-        "intermediate_size": p.inner,
-        "num_attention_heads": p.heads,
-        "num_key_value_heads": p.kv_heads,
-        "head_dim": p.head_dim,
-        "max_position_embeddings": CONTEXT,
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": p.tied,
-        "eos_token_id": tokenizer::end(p.vocab),
-    })
-}
-
-fn dense(b: &mut Builder, p: &Published, model_type: &str, class: &str, qk_norm: bool, base: f64) -> Value {
+fn dense(b: &mut Builder, p: &Sizes, model_type: &str, class: &str, qk_norm: bool, base: f64) -> Value {
     b.ends("model.", p);
     for i in 0..p.layers {
         let layer = format!("model.layers.{i}.");
@@ -265,26 +181,35 @@ fn dense(b: &mut Builder, p: &Published, model_type: &str, class: &str, qk_norm:
     config
 }
 
+/// A layer of Qwen3.5 that attends.
+fn qwen35_attending(b: &mut Builder, p: &Sizes, layer: &str) {
+    b.norms(layer, &["input_layernorm", "post_attention_layernorm"], p.hidden);
+    b.attention(layer, p, 2 * p.heads * p.head_dim, true);
+    b.mlp(layer, p);
+}
+
+/// Qwen3.5's layer that guesses ahead.
+pub(super) fn qwen35_mtp(b: &mut Builder, p: &Sizes) {
+    b.matrix("mtp.fc".into(), p.hidden, 2 * p.hidden);
+    b.norms("mtp.", &["pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"], p.hidden);
+    qwen35_attending(b, p, "mtp.layers.0.");
+}
+
 /// Heads and their widths in recurrent layers, as published; rows that the convolution looks at.
 const DELTA_HEADS: (usize, usize) = (16, 48);
 const DELTA_DIM: usize = 128;
 const TAPS: usize = 4;
 
-fn qwen35(b: &mut Builder, p: &Published, factor: f64) -> Value {
+fn qwen35(b: &mut Builder, p: &Sizes, factor: f64) -> Value {
     let k_heads = scaled(DELTA_HEADS.0, factor, 1);
     let v_heads = k_heads * (DELTA_HEADS.1 / DELTA_HEADS.0);
     let (keys, values) = (k_heads * DELTA_DIM, v_heads * DELTA_DIM);
     b.offset = 1.0;
     b.ends("model.language_model.", p);
-    let attention = |b: &mut Builder, layer: &str| {
-        b.norms(layer, &["input_layernorm", "post_attention_layernorm"], p.hidden);
-        b.attention(layer, p, 2 * p.heads * p.head_dim, true);
-        b.mlp(layer, p);
-    };
     for i in 0..p.layers {
         let layer = format!("model.language_model.layers.{i}.");
         if (i + 1) % p.period == 0 {
-            attention(b, &layer);
+            qwen35_attending(b, p, &layer);
             continue;
         }
         b.norms(&layer, &["input_layernorm", "post_attention_layernorm"], p.hidden);
@@ -302,9 +227,7 @@ fn qwen35(b: &mut Builder, p: &Published, factor: f64) -> Value {
         b.add(format!("{mixer}norm.weight"), &[DELTA_DIM], Fill::Around { centre: 1.0, spread: 0.1 });
         b.mlp(&layer, p);
     }
-    b.matrix("mtp.fc".into(), p.hidden, 2 * p.hidden);
-    b.norms("mtp.", &["pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"], p.hidden);
-    attention(b, "mtp.layers.0.");
+    qwen35_mtp(b, p);
 
     let kinds = (1..=p.layers).map(|i| if i % p.period == 0 { "full_attention" } else { "linear_attention" });
     let mut text = config(p, "qwen3_5_text", "Qwen3_5ForCausalLM");
@@ -328,43 +251,81 @@ fn qwen35(b: &mut Builder, p: &Published, factor: f64) -> Value {
     })
 }
 
-fn gemma4(b: &mut Builder, p: &Published) -> Value {
-    // Full layers have heads twice as wide, a quarter as many of keys, which serve as values.
-    let full = Published { head_dim: 2 * p.head_dim, kv_heads: (p.kv_heads / 4).max(1), ..*p };
+/// Layers of Gemma 4 E4B that read the keys of earlier ones, and the width of embeddings for each
+/// layer, as published.
+const TAIL: usize = 18;
+const PER_LAYER: usize = 256;
+
+/// The same, scaled.
+struct Extras {
+    tail: usize,
+    width: usize,
+}
+
+/// What full layers of Gemma 4 have: heads twice as wide, and a quarter of the keys in the large ones.
+pub(super) fn gemma4_full(p: &Sizes, large: bool) -> Sizes {
+    let kv_heads = if large { (p.kv_heads / 4).max(1) } else { p.kv_heads };
+    Sizes { head_dim: 2 * p.head_dim, kv_heads, ..*p }
+}
+
+/// Norms of a layer of Gemma 4.
+pub(super) const GEMMA4_NORMS: [&str; 4] = [
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+];
+
+fn gemma4(b: &mut Builder, p: &Sizes, extras: Option<&Extras>) -> Value {
+    let full = gemma4_full(p, extras.is_none());
+    let own_keys = p.layers - extras.map_or(0, |extras| extras.tail);
     b.ends("model.", p);
+    if let Some(Extras { width, .. }) = extras {
+        b.matrix("model.embed_tokens_per_layer".into(), p.vocab, p.layers * width);
+        b.matrix("model.per_layer_model_projection".into(), p.layers * width, p.hidden);
+        b.norm("model.per_layer_projection_norm".into(), *width);
+    }
     for i in 0..p.layers {
         let layer = format!("model.layers.{i}.");
-        let names = [
-            "input_layernorm",
-            "post_attention_layernorm",
-            "pre_feedforward_layernorm",
-            "post_feedforward_layernorm",
-        ];
-        b.norms(&layer, &names, p.hidden);
-        if (i + 1) % p.period == 0 {
-            b.attention(&layer, &full, full.heads * full.head_dim, true);
-            b.tensors.retain(|tensor| tensor.name != format!("{layer}self_attn.v_proj.weight"));
-        } else {
-            b.attention(&layer, p, p.heads * p.head_dim, true);
-        }
+        b.norms(&layer, &GEMMA4_NORMS, p.hidden);
+        let (sizes, is_full) = if (i + 1) % p.period == 0 { (&full, true) } else { (p, false) };
+        b.attention(&layer, sizes, sizes.heads * sizes.head_dim, true);
+        // Keys serve as values in full layers of the large ones; the tail has neither.
+        let missing: &[&str] = match (i < own_keys, is_full && extras.is_none()) {
+            (false, _) => &["k_proj", "v_proj", "k_norm"],
+            (true, true) => &["v_proj"],
+            (true, false) => &[],
+        };
+        let names: Vec<_> = missing.iter().map(|name| format!("{layer}self_attn.{name}.weight")).collect();
+        b.tensors.retain(|tensor| !names.contains(&tensor.name));
         b.mlp(&layer, p);
+        if let Some(Extras { width, .. }) = extras {
+            b.matrix(format!("{layer}per_layer_input_gate"), *width, p.hidden);
+            b.matrix(format!("{layer}per_layer_projection"), p.hidden, *width);
+            b.norm(format!("{layer}post_per_layer_input_norm"), p.hidden);
+        }
         b.add(format!("{layer}layer_scalar"), &[1], Fill::Around { centre: 1.0, spread: 0.1 });
     }
-    let kinds =
-        (1..=p.layers).map(|i| if i % p.period == 0 { "full_attention" } else { "sliding_attention" });
     let mut config = config(p, "gemma4_text", "Gemma4ForCausalLM");
+    gemma4_keys(&mut config, &full, (1..=p.layers).map(|i| i % p.period == 0));
+    config["attention_k_eq_v"] = json!(extras.is_none());
+    config["final_logit_softcapping"] = json!(30.0);
+    config["hidden_size_per_layer_input"] = json!(extras.map_or(0, |extras| extras.width));
+    config["num_kv_shared_layers"] = json!(p.layers - own_keys);
+    config
+}
+
+/// Keys of Gemma 4's targets and assistants: `full` are the sizes of full layers, `is_full` says for
+/// each layer whether it is one.
+pub(super) fn gemma4_keys(config: &mut Value, full: &Sizes, is_full: impl Iterator<Item = bool>) {
+    let kinds = is_full.map(|full| if full { "full_attention" } else { "sliding_attention" });
     config["hidden_activation"] = json!("gelu_pytorch_tanh");
     config["layer_types"] = kinds.collect();
     config["sliding_window"] = json!(1024);
-    config["attention_k_eq_v"] = json!(true);
     config["global_head_dim"] = json!(full.head_dim);
     config["num_global_key_value_heads"] = json!(full.kv_heads);
-    config["final_logit_softcapping"] = json!(30.0);
-    config["hidden_size_per_layer_input"] = json!(0);
-    config["num_kv_shared_layers"] = json!(0);
     config["rope_parameters"] = json!({
         "full_attention": {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25},
         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     });
-    config
 }
