@@ -35,7 +35,8 @@ impl DraftModel {
             return Self::head(&source, target);
         }
         let parts = target.model.parts();
-        let options = LoadOptions { kv: target.model.kv_type(), ..LoadOptions::default() };
+        let options =
+            LoadOptions { kv: target.model.kv_type(), precision: target.precision, ..LoadOptions::default() };
         let bytes = source.footprint(&options)?.bytes_per_token as usize;
         let tokenizer = source.tokenizer()?;
         let model = Model::load_on(Arc::clone(parts.team()), &source, &options)?;
@@ -75,7 +76,8 @@ impl DraftModel {
 
     /// A head made for the target.
     fn head(source: &Source, target: &Loaded) -> Result<Self> {
-        let network = drafters::load(source, &target.model.parts(), &DraftOptions::default())?;
+        let options = DraftOptions { precision: target.precision, ..DraftOptions::default() };
+        let network = drafters::load(source, &target.model.parts(), &options)?;
         Ok(Self { network, translation: None, capacity: target.model.max_context() })
     }
 
@@ -94,6 +96,11 @@ impl DraftModel {
             }
         }
         found
+    }
+
+    /// The network itself.
+    pub(crate) fn network(&self) -> &Arc<dyn Network> {
+        &self.network
     }
 
     /// A drafter for a new text.

@@ -27,7 +27,7 @@ pub(crate) struct EngineArgs {
     /// Type of the cached keys and values.
     #[arg(long, value_enum, default_value = "f16")]
     pub(crate) kv: Kv,
-    /// Quantise the weights of a safetensors model as it is loaded.
+    /// Quantise the weights of a safetensors model, and of a drafter, as they are loaded.
     #[arg(long, value_enum, value_name = "TYPE")]
     pub(crate) quantize: Option<Quantize>,
     /// Most tokens of prompt and output together; the default is 4096, or what the model allows if that is less.
@@ -98,6 +98,8 @@ pub(crate) struct Loaded {
     /// Whether they hold layers that guess.
     pub(crate) guesses: bool,
     pub(crate) model: Model,
+    /// What became of its weights, and becomes of a drafter's.
+    pub(crate) precision: Precision,
     pub(crate) words: Words,
     /// Token whose rows guess further tokens, in models that were trained so.
     pub(crate) mask: Option<u32>,
@@ -125,7 +127,7 @@ pub(crate) fn load(source: &Source, options: &LoadOptions) -> Result<Loaded> {
         ["<|mask|>", "<mask>", "[MASK]", "<|MASK|>"].iter().find_map(|text| words.tokenizer.id_of(text))
     });
     let (path, guesses) = (source.path().to_owned(), recognise(source).is_some());
-    Ok(Loaded { path, guesses, model, words, mask })
+    Ok(Loaded { path, guesses, model, precision: options.precision, words, mask })
 }
 
 /// Tokenizer and chat template of a model.

@@ -1,4 +1,4 @@
-//! Picking from a row of logits: the best one, or the best few of a small row.
+//! Picking from a row of logits: the best one, or the best few.
 
 use super::softmax::largest;
 use crate::isa::simd_fn;
@@ -19,17 +19,31 @@ simd_fn! {
 }
 
 /// Indices of the `k` largest elements (all of them if there are fewer), largest first; ties go to
-/// the lowest index, NaN comes last. Allocates; meant for small rows such as a router's.
+/// the lowest index, NaN comes last. Allocates; meant for few of many.
 pub fn top_k(x: &[f32], k: usize) -> Vec<usize> {
-    let better = |&a: &usize, &b: &usize| {
-        let (x, y) = (x[a], x[b]);
-        y.partial_cmp(&x).unwrap_or_else(|| x.is_nan().cmp(&y.is_nan())).then(a.cmp(&b))
+    const BLOCK: usize = 64;
+    let k = k.min(x.len());
+    // Later elements must be larger to take a place.
+    let beats = |a: f32, b: f32| a > b || (b.is_nan() && !a.is_nan());
+    let mut best: Vec<usize> = Vec::with_capacity(k + 1);
+    let insert = |best: &mut Vec<usize>, i: usize| {
+        best.insert(best.partition_point(|&other| !beats(x[i], x[other])), i);
     };
-    let mut order: Vec<usize> = (0..x.len()).collect();
-    if k > 0 && k < order.len() {
-        order.select_nth_unstable_by(k - 1, better);
+    (0..k).for_each(|i| insert(&mut best, i));
+    let Some(&last) = best.last() else { return best };
+    let mut least = x[last];
+    for (block, first) in x[k..].chunks(BLOCK).zip((k..).step_by(BLOCK)) {
+        // Few blocks hold one, and this looks at a block at once.
+        if !block.iter().fold(least.is_nan(), |any, &v| any | (v > least)) {
+            continue;
+        }
+        for (i, &v) in (first..).zip(block) {
+            if beats(v, least) {
+                best.pop();
+                insert(&mut best, i);
+                least = x[best[k - 1]];
+            }
+        }
     }
-    order.truncate(k);
-    order.sort_unstable_by(better);
-    order
+    best
 }

@@ -15,6 +15,8 @@ use crate::model;
 #[derive(Debug)]
 pub(super) struct Drafter {
     description: Description,
+    /// Whether the files hold nothing else.
+    alone: bool,
     /// The target that it was asked about: its name, whether the drafter fits, and what the target
     /// reads for a token.
     target: Option<(String, Result<u64, String>)>,
@@ -24,26 +26,27 @@ impl Drafter {
     /// Describes the drafter in `source`, for `target` if one is named.
     pub(super) fn open(source: &Source, target: Option<&str>, options: &LoadOptions) -> Result<Self> {
         let draft_options = DraftOptions { precision: options.precision, ..DraftOptions::default() };
-        let Some(name) = target else {
-            let description = drafters::describe(source, None, &draft_options)?;
-            return Ok(Self { description, target: None });
+        let described = |facts| drafters::describe(source, facts, &draft_options);
+        let (description, target) = match target {
+            None => (described(None)?, None),
+            Some(name) => {
+                let opened = model::open(Some(name))?;
+                let facts = opened.target_facts(options)?;
+                let read = opened.footprint(options)?.bytes_per_token;
+                match described(Some(&facts)) {
+                    Ok(description) => (description, Some((name.into(), Ok(read)))),
+                    // Damaged files are no matter of fitting.
+                    Err(error) => (described(None)?, Some((name.into(), Err(error.to_string())))),
+                }
+            }
         };
-        let opened = model::open(Some(name))?;
-        let facts = opened.target_facts(options)?;
-        let read = opened.footprint(options)?.bytes_per_token;
-        Ok(match drafters::describe(source, Some(&facts), &draft_options) {
-            Ok(description) => Self { description, target: Some((name.into(), Ok(read))) },
-            // Damaged files are no matter of fitting.
-            Err(error) => Self {
-                description: drafters::describe(source, None, &draft_options)?,
-                target: Some((name.into(), Err(error.to_string()))),
-            },
-        })
+        Ok(Self { description, alone: source.unused().next().is_none(), target })
     }
 
-    /// Whether `source` is a drafter and no damaged model with one inside.
+    /// Whether `source` is a drafter and no damaged model with one inside. That has tensors which
+    /// nobody has read when the drafter was described.
     pub(super) fn stands_alone(&self, source: &Source) -> bool {
-        self.description.family != "mtp" || source.config().is_err()
+        self.description.family != "mtp" || source.config().is_err() || self.alone
     }
 
     pub(super) fn json(&self) -> Value {
@@ -55,6 +58,7 @@ impl Drafter {
             "depth": d.depth,
             "vocab_size": d.vocab,
             "bytes_per_step": d.bytes_per_step,
+            "bytes_along": d.bytes_along,
         });
         if let Some((name, fits)) = &self.target {
             object["target"] = match fits {
@@ -87,6 +91,12 @@ impl Drafter {
             _ => String::new(),
         };
         line("read per step", format!("{}{share}", HumanBytes(d.bytes_per_step as u64)))?;
+        if d.bytes_along > 0 {
+            line(
+                "read per choice",
+                format!("{} for each token along a block", HumanBytes(d.bytes_along as u64)),
+            )?;
+        }
         match &self.target {
             Some((name, Ok(_))) => line("fits", format!("{name}: yes"))?,
             Some((name, Err(why))) => line("fits", format!("{name}: no: {why}"))?,

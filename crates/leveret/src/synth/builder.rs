@@ -137,4 +137,3 @@ pub(super) fn config(p: &Sizes, model_type: &str, architecture: &str) -> Value {
         "eos_token_id": tokenizer::end(p.vocab),
     })
 }
-

@@ -392,6 +392,13 @@ impl Config {
         if delta.is_some() { 0 } else { k + v }
     }
 
+    /// Number of values that one row reads of the caches for each row before it, windows aside.
+    pub fn kv_values_read(&self) -> usize {
+        let attending =
+            self.layers.iter().filter(|layer| layer.delta.is_none()).map(|layer| &layer.attention);
+        attending.map(|a| a.kv_heads * (a.k_dim + a.v_dim)).sum()
+    }
+
     /// The layer whose cache the attention of layer `layer` reads.
     pub(crate) fn kv_layer(&self, layer: usize) -> usize {
         match self.layers[layer].attention.source {

@@ -49,6 +49,8 @@ impl LanguageModel {
             // Rows beyond the target's vocabulary are padding.
             vocab: own.min(vocab),
             bytes_per_step: bytes,
+            bytes_along: 0,
+            kv_values: model.config().kv_values_read(),
         };
         Ok(Self { description, mask: None, model: Mutex::new(model) })
     }

@@ -79,6 +79,11 @@ pub struct Description {
     pub vocab: usize,
     /// Bytes of weights that one draft step reads; the whole block counts as one step.
     pub bytes_per_step: usize,
+    /// Bytes of weights that each further token along a block's path reads; 0 where the block's pass
+    /// is all.
+    pub bytes_along: usize,
+    /// Values of keys and values that a step reads for each row of the text, windows aside.
+    pub kv_values: usize,
 }
 
 /// A loaded drafter, for any number of texts.

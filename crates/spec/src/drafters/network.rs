@@ -415,6 +415,8 @@ mod tests {
             depth: None,
             vocab: VOCAB,
             bytes_per_step: 0,
+            bytes_along: 0,
+            kv_values: 0,
         };
         let drafter = NetworkDrafter::new(Arc::new(Twin { description, blur }), 1000).unwrap();
         let request = Request {

@@ -1,5 +1,6 @@
 //! `leveret bench`: measurements, and the check that no measurement is bought with another text.
 
+pub(crate) mod drafter;
 pub(crate) mod law;
 pub(crate) mod speculate;
 pub(crate) mod speed;
@@ -17,6 +18,8 @@ pub(crate) struct Args {
 enum Bench {
     /// Decode, prefill, the time of a pass by its rows, and the share of memory bandwidth reached.
     Speed(speed::Args),
+    /// What a step of each drafter takes beside a pass of its target, in bytes read and in time.
+    Drafter(drafter::Args),
     /// Compare speculation with plain decoding, prompt by prompt.
     Speculate(Box<speculate::Args>),
     /// Compare logits bits and token ids whatever the rows, chunks, threads and drafter.
@@ -26,6 +29,7 @@ enum Bench {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.bench {
         Bench::Speed(args) => speed::run(args),
+        Bench::Drafter(args) => drafter::run(args),
         Bench::Speculate(args) => speculate::run(args),
         Bench::Law(args) => law::run(args),
     }

@@ -154,6 +154,12 @@ pub(super) fn pass_seconds(
     Bench::new(model).passes(context, repeats)
 }
 
+/// Any `count` ids do; these are spread over the vocabulary, so that experts are chosen as in a text.
+pub(super) fn tokens(vocab: usize, count: usize) -> Vec<u32> {
+    let id = |i: u64| (i.wrapping_mul(6_364_136_223_846_793_005).rotate_left(20) % vocab as u64) as u32;
+    (1..=count as u64).map(id).collect()
+}
+
 /// A model and tokens to feed it.
 struct Bench<'a> {
     model: &'a mut Model,
@@ -162,10 +168,7 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn new(model: &'a mut Model) -> Self {
-        // Any ids do; spread over the vocabulary, so that experts are chosen as in a text.
-        let vocab = model.vocab_size() as u64;
-        let id = |i: u64| (i.wrapping_mul(6_364_136_223_846_793_005).rotate_left(20) % vocab) as u32;
-        Self { model, tokens: (1..=4096).map(id).collect() }
+        Self { tokens: tokens(model.vocab_size(), 4096), model }
     }
 
     fn forward(
@@ -268,7 +271,8 @@ impl<'a> Bench<'a> {
     }
 }
 
-fn median(values: &mut [f64]) -> f64 {
+/// The middle of some values, which are sorted for it.
+pub(super) fn median(values: &mut [f64]) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     match values.len() {
         0 => f64::NAN,

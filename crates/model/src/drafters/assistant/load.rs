@@ -108,6 +108,8 @@ pub(super) fn describe(
         depth: None,
         vocab: plan.config.vocab,
         bytes_per_step: bytes as usize,
+        bytes_along: 0,
+        kv_values: plan.config.kv_values_read(),
     })
 }
 

@@ -18,10 +18,12 @@ use super::kinds::{DraftOptions, Kind};
 use super::vocabulary::{MapRule, TokenMap, token_map};
 use super::{Description, Guesser, Network, TargetFacts, TargetParts};
 use crate::config::Config;
+use crate::footprint::packed;
 use crate::load::{Files, Source};
 use crate::weights::{Measure, Pack, Repack};
 use crate::{Error, Result};
 use config::BlockConfig;
+use path::PathPart;
 use std::sync::Arc;
 use weights::BlockWeights;
 
@@ -130,15 +132,22 @@ fn read<P: Pack>(
 
 impl Found<crate::weights::MatrixShape> {
     fn describe(&self, target_head: usize) -> Description {
-        let own = self.weights.bytes(&self.config.layers);
-        let head = if self.weights.head.is_some() { 0 } else { target_head };
+        let head = self.weights.head.as_ref().map_or(target_head, |head| packed(head) as usize);
+        let along = match &self.weights.path {
+            PathPart::None | PathPart::Selector(_) => 0,
+            // What is corrected goes through the head one by one.
+            PathPart::Correction(_) => self.weights.path_bytes() + head,
+            PathPart::Markov(_) => self.weights.path_bytes(),
+        };
         Description {
             family: self.config.family,
             dialect: self.config.dialect,
             taps: self.config.taps.clone(),
             depth: Some(self.config.slots()),
             vocab: self.weights.vocab,
-            bytes_per_step: own + head,
+            bytes_per_step: self.weights.pass_bytes(&self.config.layers) + self.weights.path_bytes() + head,
+            bytes_along: along,
+            kv_values: self.config.layers.kv_values_read(),
         }
     }
 }

@@ -77,16 +77,24 @@ impl<M> BlockWeights<M> {
 }
 
 impl BlockWeights<MatrixShape> {
-    /// Bytes that the pass over a block reads, and one choice along the path.
-    pub(super) fn bytes(&self, config: &Config) -> usize {
+    /// Bytes that the pass over a block reads, the head aside. Keys and values of the text's new rows
+    /// are a product of their own.
+    pub(super) fn pass_bytes(&self, config: &Config) -> usize {
         let mut matrices: Vec<&MatrixShape> = vec![&self.fc];
-        matrices.extend(&self.head);
         matrices.extend(self.convolutions.iter().flatten().map(|conv| &conv.projection));
-        matrices.extend(self.path.read());
-        matrices.extend(self.confidence.iter().map(|c| &c.projection));
+        for layer in &self.layers {
+            if let Mixer::Attention(a) = &layer.mixer {
+                matrices.extend(a.k.iter().chain(&a.v));
+            }
+        }
         let layers = self.layers.iter().zip(&config.layers).map(|(layer, config)| layer_bytes(layer, config));
-        let bytes: u64 = layers.chain(matrices.into_iter().map(packed)).sum();
-        bytes as usize
+        layers.chain(matrices.into_iter().map(packed)).sum::<u64>() as usize
+    }
+
+    /// Bytes that one choice along the path reads, the head aside.
+    pub(super) fn path_bytes(&self) -> usize {
+        let confidence = self.confidence.iter().map(|c| &c.projection);
+        self.path.read().into_iter().chain(confidence).map(packed).sum::<u64>() as usize
     }
 }
 

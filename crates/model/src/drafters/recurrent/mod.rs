@@ -64,9 +64,9 @@ pub(super) fn describe(
         (None, None) => 0,
     };
     let fc = match design.join {
-        // Only rows that the target has been over are projected.
-        Join::Beside { .. } => 0,
-        Join::Projected { .. } => packed(&weights.fc) as usize,
+        // Only rows that the target has been over are projected; a block always reads some.
+        Join::Beside { .. } if design.slots.is_none() => 0,
+        _ => packed(&weights.fc) as usize,
     };
     let layers = weights.layers.iter().zip(&design.config.layers).map(|(l, config)| layer_bytes(l, config));
     Ok(Description {
@@ -76,6 +76,8 @@ pub(super) fn describe(
         depth: design.slots.map(|slots| slots.count),
         vocab: weights.tokens.as_ref().map_or(design.vocab, |tokens| tokens.len()),
         bytes_per_step: fc + layers.sum::<u64>() as usize + head,
+        bytes_along: 0,
+        kv_values: design.config.kv_values_read(),
     })
 }
 

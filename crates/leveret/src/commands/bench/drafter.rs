@@ -1,0 +1,347 @@
+//! `leveret bench drafter`: what a step of each drafter takes beside a pass of its target, in bytes
+//! read and in time.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use indicatif::HumanBytes;
+use leveret_kernels::wait_until_settled;
+use leveret_model::drafters::{Branch, Committed, Description, Features, Guesser};
+use leveret_model::{Cache, KvType, LogitRows, Model, Pass, Tap, Target};
+use leveret_spec::{Choice, Draw, DrawScratch};
+use serde_json::{Value, json};
+
+use super::speed::{median, title};
+use crate::draft_model::DraftModel;
+use crate::machine;
+use crate::model::{self, EngineArgs, Loaded};
+
+/// Rows that read the text before the measurement.
+const CHUNK: usize = 128;
+/// Tokens that are looked for behind each, as in drafting.
+const CHOICES: usize = 4;
+
+/// Measure what a step of each drafter takes beside a pass of its target.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A step is one token of a chain, or a whole block with all choices along it. Bytes are those of weights,
+keys, values and states that are read: the target's head too where a drafter shares it, and of clustered
+and trimmed heads the rows that are read. The last column divides the share of time by the share of
+bytes: 1 is as quick as the target, byte for byte. Blocks are compared with a pass of the target over
+as many rows as they guess tokens.
+
+  leveret synth llama --size 1b -o llama --with all
+  leveret bench drafter llama llama-* --quantize q8_0")]
+pub(crate) struct Args {
+    /// The target: name, hf:OWNER/REPO[/FILE] or path.
+    model: String,
+    /// Drafters for it, by name or path. Guessing layers in the target's own files come by themselves.
+    drafters: Vec<String>,
+    /// Write the figures to a file as well; - for standard output instead of the table.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Tokens of text behind which passes and steps are measured.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    text: usize,
+    /// Rounds; figures are their medians.
+    #[arg(long, value_name = "N", default_value_t = 24)]
+    rounds: usize,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// A drafter at work on the text, and its times.
+struct Subject {
+    name: String,
+    description: Description,
+    guesser: Box<dyn Guesser>,
+    seconds: Vec<f64>,
+    scratch: DrawScratch,
+    choices: Vec<Choice>,
+}
+
+/// The rows of the target's last pass at all taps.
+struct Rows<'a> {
+    model: &'a Model,
+    taps: &'a [Tap],
+}
+
+impl Features for Rows<'_> {
+    fn feature(&self, tap: Tap, row: usize) -> &[f32] {
+        let index = self.taps.iter().position(|&known| known == tap);
+        index.map_or(&[], |index| self.model.feature(index, row))
+    }
+}
+
+impl Subject {
+    /// Tokens that one step guesses.
+    fn depth(&self) -> usize {
+        self.description.depth.unwrap_or(1)
+    }
+
+    /// Bytes that one step reads behind `text` rows.
+    fn bytes(&self, text: usize, kv: KvType) -> u64 {
+        let d = &self.description;
+        let weights = d.bytes_per_step + (self.depth() - 1) * d.bytes_along;
+        (weights + d.kv_values * text * value_bytes(kv)) as u64
+    }
+
+    /// Reads the rows `rows` of the last pass, which begin at `first`, and drafts behind them if
+    /// `timed`.
+    fn round(
+        &mut self,
+        tokens: &[u32],
+        first: usize,
+        rows: &[usize],
+        features: &Rows<'_>,
+        timed: bool,
+    ) -> Result<()> {
+        let committed = Committed { tokens, first, rows, features };
+        let start = Instant::now();
+        self.guesser.observe(&committed)?;
+        if !timed {
+            return Ok(());
+        }
+        self.guesser.begin(tokens)?;
+        // A chain's first token is scored while the text is read; its step is the next one.
+        let (start, last) = match self.description.depth {
+            Some(depth) => (start, depth - 1),
+            None => (self.choose(tokens, 0).map(|_| Instant::now()).context("no choices")?, 1),
+        };
+        for parent in 0..last {
+            let Some(token) = self.choose(tokens, parent) else { bail!("{}: scores nothing", self.name) };
+            self.guesser.expand(&[Branch { parent, token }])?;
+        }
+        self.choose(tokens, last);
+        self.seconds.push(start.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// The likeliest token behind a node.
+    fn choose(&mut self, tokens: &[u32], node: usize) -> Option<u32> {
+        let scores = self.guesser.scores(node);
+        let position = (tokens.len() + node) as u64;
+        Draw::greedy().choices(position, &scores, CHOICES, &mut self.scratch, &mut self.choices);
+        self.choices.first().map(|choice| choice.token)
+    }
+}
+
+fn value_bytes(kv: KvType) -> usize {
+    match kv {
+        KvType::F16 => 2,
+        KvType::F32 => 4,
+    }
+}
+
+/// What was measured of a drafter, and of the target's passes beside it.
+struct Figure<'a> {
+    subject: &'a Subject,
+    bytes: u64,
+    seconds: f64,
+    /// Seconds of the target's pass over as many rows as the step guesses tokens.
+    pass_seconds: f64,
+    pass_bytes: u64,
+}
+
+impl Figure<'_> {
+    fn share_of_bytes(&self) -> f64 {
+        self.bytes as f64 / self.pass_bytes as f64
+    }
+
+    fn share_of_time(&self) -> f64 {
+        self.seconds / self.pass_seconds
+    }
+
+    fn quotient(&self) -> f64 {
+        self.share_of_time() / self.share_of_bytes()
+    }
+
+    fn json(&self) -> Value {
+        let d = &self.subject.description;
+        json!({
+            "drafter": self.subject.name,
+            "family": d.family,
+            "dialect": d.dialect,
+            "tokens": self.subject.depth(),
+            "bytes": self.bytes,
+            "ms": self.seconds * 1e3,
+            "pass_ms": self.pass_seconds * 1e3,
+            "share_of_bytes": self.share_of_bytes(),
+            "share_of_time": self.share_of_time(),
+            "time_over_bytes": self.quotient(),
+        })
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let source = model::open(Some(&args.model))?;
+    let options = args.engine.load_options();
+    let need = source.footprint(&options)?;
+    let mut target = model::load(&source, &options)?;
+    let mut subjects = subjects(args, &target)?;
+    wait_until_settled(Duration::from_secs(10));
+
+    let mut depths: Vec<usize> = subjects.iter().map(Subject::depth).chain([1]).collect();
+    depths.sort_unstable();
+    depths.dedup();
+    let passes = measure(args, &mut target.model, &mut subjects, &depths)?;
+
+    let kv = target.model.kv_type();
+    let caches = target.model.config().kv_values_read() * args.text * value_bytes(kv);
+    let pass_bytes = need.bytes_per_token + need.state_bytes + caches as u64;
+    let medians: Vec<f64> = subjects.iter_mut().map(|subject| median(&mut subject.seconds)).collect();
+    let figures: Vec<Figure<'_>> = subjects
+        .iter()
+        .zip(medians)
+        .map(|(subject, seconds)| {
+            let place = depths.iter().position(|&depth| depth == subject.depth()).unwrap_or(0);
+            let bytes = subject.bytes(args.text, kv);
+            Figure { subject, bytes, seconds, pass_seconds: passes[place], pass_bytes }
+        })
+        .collect();
+
+    let json = json!({
+        "model": title(&source),
+        "threads": target.model.threads(),
+        "text": args.text,
+        "pass": {"bytes": pass_bytes, "ms": passes[0] * 1e3},
+        "drafters": figures.iter().map(Figure::json).collect::<Vec<_>>(),
+        "cpu": machine::cpu(),
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    let out = &mut std::io::stdout().lock();
+    if args.json.as_ref().is_some_and(|path| path.as_os_str() == "-") {
+        writeln!(out, "{json}")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    writeln!(out, "{}, {} threads, {}", title(&source), target.model.threads(), machine::cpu())?;
+    writeln!(
+        out,
+        "a pass behind {} tokens reads {} in {:.2} ms\n",
+        args.text,
+        HumanBytes(pass_bytes),
+        passes[0] * 1e3
+    )?;
+    table(&figures, out)?;
+    if let Some(path) = &args.json {
+        std::fs::write(path, format!("{json}\n")).with_context(|| path.display().to_string())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(figures: &[Figure<'_>], out: &mut impl Write) -> Result<()> {
+    let width = figures.iter().map(|figure| figure.subject.name.len()).max().unwrap_or(0).max(7);
+    writeln!(
+        out,
+        "{:<width$}  tokens       reads  of a pass        ms  pass of as many rows  of a pass  time / bytes",
+        "drafter"
+    )?;
+    for figure in figures {
+        writeln!(
+            out,
+            "{:<width$}{:>8}{:>12}{:>9.1} %{:>10.2}{:>19.2} ms{:>9.1} %{:>14.2}",
+            figure.subject.name,
+            figure.subject.depth(),
+            HumanBytes(figure.bytes).to_string(),
+            figure.share_of_bytes() * 100.0,
+            figure.seconds * 1e3,
+            figure.pass_seconds * 1e3,
+            figure.share_of_time() * 100.0,
+            figure.quotient(),
+        )?;
+    }
+    Ok(())
+}
+
+/// The target's own layers, then the drafters that were named.
+fn subjects(args: &Args, target: &Loaded) -> Result<Vec<Subject>> {
+    let capacity = args.text + args.rounds + 3 + 256;
+    let subject = |name: &str, model: &DraftModel| -> Result<Subject> {
+        let network = Arc::clone(model.network());
+        Ok(Subject {
+            name: name.to_owned(),
+            description: network.description().clone(),
+            guesser: network.guesser(capacity)?,
+            seconds: Vec::new(),
+            scratch: DrawScratch::default(),
+            choices: Vec::new(),
+        })
+    };
+    let mut subjects = Vec::new();
+    if let Some(own) = DraftModel::own(target)? {
+        subjects.push(subject("own", &own)?);
+    }
+    for name in &args.drafters {
+        let model = DraftModel::load(name, target)?;
+        let short = std::path::Path::new(name).file_stem().unwrap_or(name.as_ref()).to_string_lossy();
+        subjects.push(subject(&short, &model)?);
+    }
+    if subjects.is_empty() {
+        bail!("{}: holds no layers that guess; name a drafter", args.model);
+    }
+    Ok(subjects)
+}
+
+/// Rounds of passes and steps in turn, so that a disturbance hits all alike. Returns the target's
+/// seconds for passes over `depths` rows.
+fn measure(args: &Args, model: &mut Model, subjects: &mut [Subject], depths: &[usize]) -> Result<Vec<f64>> {
+    let most = depths.iter().max().copied().unwrap_or(1);
+    let text = args.text.max(1);
+    let room = text + args.rounds + most + 3;
+    if room > model.max_context() {
+        bail!("{room} tokens, but the model's context is {}: ask for a shorter --text", model.max_context());
+    }
+    let mut taps: Vec<Tap> = Vec::new();
+    for tap in subjects.iter().flat_map(|subject| &subject.description.taps) {
+        if !taps.contains(tap) {
+            taps.push(*tap);
+        }
+    }
+    let tokens = super::speed::tokens(model.vocab_size(), room + 1);
+    let mut cache = model.new_cache(room)?;
+    let mut pass =
+        |model: &mut Model, first: usize, rows: usize, keep: usize, logits: LogitRows| -> Result<f64> {
+            let tokens = &tokens[first..first + rows];
+            let start = Instant::now();
+            model.forward(&mut [Pass { cache: &mut cache, tokens, parents: None, logits }], &taps)?;
+            let seconds = start.elapsed().as_secs_f64();
+            cache.commit(&(0..keep).collect::<Vec<_>>())?;
+            Ok(seconds)
+        };
+    let mut read = 0;
+    while read < text {
+        let rows = CHUNK.min(text - read);
+        pass(model, read, rows, rows, LogitRows::None)?;
+        let all: Vec<usize> = (0..rows).collect();
+        for subject in &mut *subjects {
+            let features = Rows { model, taps: &taps };
+            subject.round(&tokens[..=read + rows], read, &all, &features, false)?;
+        }
+        read += rows;
+    }
+    // The first two rounds warm up.
+    let mut seconds = vec![Vec::new(); depths.len()];
+    for round in 0..args.rounds.max(1) + 2 {
+        let mut times = Vec::new();
+        for &depth in depths.iter().filter(|&&depth| depth > 1) {
+            times.push(pass(model, read, depth, 0, LogitRows::All)?);
+        }
+        // The row that is kept comes last: drafters read it.
+        times.insert(0, pass(model, read, 1, 1, LogitRows::All)?);
+        for subject in &mut *subjects {
+            let features = Rows { model, taps: &taps };
+            subject.round(&tokens[..=read + 1], read, &[0], &features, true)?;
+        }
+        read += 1;
+        if round >= 2 {
+            seconds.iter_mut().zip(times).for_each(|(all, time)| all.push(time));
+        } else {
+            subjects.iter_mut().for_each(|subject| subject.seconds.clear());
+        }
+    }
+    Ok(seconds.iter_mut().map(|times| median(times)).collect())
+}
