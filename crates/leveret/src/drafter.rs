@@ -362,7 +362,8 @@ impl DrafterSource {
             }
             DrafterSpec::Mask(masks) => {
                 let (token, count) = (masks.token(target)?, masks.count);
-                self.makes.push(Box::new(move || Ok(Box::new(MaskDrafter::new(token, count, true)))));
+                let attends = target.model.config().layers.iter().all(|layer| layer.delta.is_none());
+                self.makes.push(Box::new(move || Ok(Box::new(MaskDrafter::new(token, count, attends)))));
             }
             DrafterSpec::Several(parts) => {
                 for part in parts {

@@ -3,14 +3,13 @@
 
 mod common;
 
-use leveret_model::drafters::{self, Branch, Committed, DraftOptions, Features, Guesser, Network};
-use leveret_model::{LoadOptions, LogitRows, Model, Pass, Source, Tap, Target};
-use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use common::checkpoint::{self, Tensors};
+use common::text::Text;
+use leveret_model::drafters::{self, Branch, DraftOptions, Guesser, Network};
+use leveret_model::{LoadOptions, Model, Source};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
-
-type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
 
 const CASES: [&str; 3] = ["gemma4-e", "gemma4-31b", "gemma4-26b-a4b"];
 
@@ -21,35 +20,6 @@ fn target(case: &str) -> Model {
 
 fn load(path: impl AsRef<Path>, model: &Model) -> leveret_model::Result<Arc<dyn Network>> {
     drafters::load(&Source::open(path)?, &model.parts(), &DraftOptions::default())
-}
-
-/// Features of a text.
-struct Text {
-    tokens: Vec<u32>,
-    taps: Vec<Tap>,
-    values: Vec<Vec<Vec<f32>>>,
-}
-
-impl Features for Text {
-    fn feature(&self, tap: Tap, row: usize) -> &[f32] {
-        &self.values[self.taps.iter().position(|&t| t == tap).unwrap()][row]
-    }
-}
-
-impl Text {
-    fn new(model: &mut Model, len: usize, taps: &[Tap]) -> Self {
-        let tokens: Vec<u32> = (0..len as u32).map(|i| (i * 53 + 7) % model.vocab_size() as u32).collect();
-        let mut cache = model.new_cache(len).unwrap();
-        let pass = Pass { cache: &mut cache, tokens: &tokens, parents: None, logits: LogitRows::None };
-        model.forward(&mut [pass], taps).unwrap();
-        let rows = |tap| (0..len).map(|row| model.feature(tap, row).to_vec()).collect();
-        Self { values: (0..taps.len()).map(rows).collect(), taps: taps.to_vec(), tokens }
-    }
-
-    fn observe(&self, guesser: &mut dyn Guesser, first: usize, to: usize) -> leveret_model::Result<()> {
-        let rows: Vec<usize> = (first..to).collect();
-        guesser.observe(&Committed { tokens: &self.tokens, first, rows: &rows, features: self })
-    }
 }
 
 /// Scores of a node, and the tokens that they are of.
@@ -131,6 +101,30 @@ fn clusters_spare_the_table() {
 }
 
 #[test]
+fn clusters_that_are_not_chosen_are_not_read() {
+    let mut model = target("gemma4-e");
+    let clean = load(common::golden("gemma4-e/assistant"), &model).unwrap();
+    let text = Text::new(&mut model, 30, &clean.description().taps);
+    let step = |network: Arc<dyn Network>| {
+        let mut guesser = network.guesser(40).unwrap();
+        text.observe(&mut *guesser, 0, 29).unwrap();
+        guesser.begin(&text.tokens).unwrap();
+        guesser.expand(&[Branch { parent: 0, token: 5 }]).unwrap();
+        scores(&*guesser, 1)
+    };
+    let expected = step(clean);
+    let read = expected.1.clone().unwrap();
+    let dir = changed("gemma4-e", |_, tensors| {
+        let table = tensors.iter_mut().find(|t| t.0 == "model.embed_tokens.weight").unwrap();
+        let cols = table.2[1];
+        checkpoint::poison(&mut table.3, cols, &read);
+    });
+    // The scores of the node before are of other clusters.
+    assert!(step(load(dir.path(), &model).unwrap()) == expected);
+    assert!(expected.0.iter().all(|&x| f32::from_bits(x).is_finite()));
+}
+
+#[test]
 fn what_cannot_be_drafted() {
     let mut model = target("gemma4-31b");
     let network = load(common::golden("gemma4-31b/assistant"), &model).unwrap();
@@ -150,21 +144,10 @@ fn what_cannot_be_drafted() {
 
 /// An assistant after a change to its files.
 fn changed(case: &str, change: impl FnOnce(&mut Value, &mut Tensors)) -> tempfile::TempDir {
-    let from = common::golden(case).join("assistant");
-    let mut config = serde_json::from_slice(&std::fs::read(from.join("config.json")).unwrap()).unwrap();
-    let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let own = |(name, view): (String, TensorView<'_>)| {
-        (name, view.dtype(), view.shape().to_vec(), view.data().to_vec())
-    };
-    let mut tensors: Tensors = file.tensors().into_iter().map(own).collect();
+    let (mut config, mut tensors) = checkpoint::read(&common::golden(case).join("assistant"));
     change(&mut config, &mut tensors);
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-    let views = tensors
-        .iter()
-        .map(|(name, ty, shape, data)| (name, TensorView::new(*ty, shape.clone(), data).unwrap()));
-    serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
+    checkpoint::write(dir.path(), &config, &tensors);
     dir
 }
 

@@ -3,32 +3,15 @@
 
 mod common;
 
+use common::checkpoint::{self, Tensors};
 use leveret_model::drafters::{self, Branch, Committed, Description, DraftOptions, Features, Guesser};
 use leveret_model::{KvType, LoadOptions, LogitRows, Model, Pass, Precision, Source, Tap, Target};
-use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use safetensors::Dtype;
 use serde_json::{Value, json};
-use std::path::Path;
-
-type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
 
 /// Configuration and tensors of a golden's drafter.
-fn checkpoint(case: &str) -> (Value, Tensors) {
-    let dir = common::golden(case).join("drafter");
-    let config = serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap();
-    let bytes = std::fs::read(dir.join("model.safetensors")).unwrap();
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let own = |(name, view): (String, TensorView<'_>)| {
-        (name, view.dtype(), view.shape().to_vec(), view.data().to_vec())
-    };
-    (config, file.tensors().into_iter().map(own).collect())
-}
-
-fn write(dir: &Path, config: &Value, tensors: &Tensors) {
-    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
-    let views = tensors
-        .iter()
-        .map(|(name, ty, shape, data)| (name, TensorView::new(*ty, shape.clone(), data).unwrap()));
-    serialize_to_file(views, None, &dir.join("model.safetensors")).unwrap();
+fn folder_of(case: &str) -> (Value, Tensors) {
+    checkpoint::read(&common::golden(case).join("drafter"))
 }
 
 fn target() -> Model {
@@ -102,10 +85,10 @@ fn rewritten(
     case: &str,
     rewrite: impl FnOnce(&mut Value, &mut Tensors),
 ) -> (Description, Vec<f32>, Vec<f32>) {
-    let (mut config, mut tensors) = checkpoint(case);
+    let (mut config, mut tensors) = folder_of(case);
     rewrite(&mut config, &mut tensors);
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), &config, &tensors);
+    checkpoint::write(dir.path(), &config, &tensors);
     let source = Source::open(dir.path()).unwrap();
     let original = Source::open(common::golden(case).join("drafter")).unwrap();
     let mut model = target();
@@ -221,7 +204,7 @@ fn noise(n: usize, salt: usize) -> Vec<f32> {
 
 #[test]
 fn dfly_mixes_features_for_each_layer_and_corrects_hidden_states() {
-    let (config, tensors) = checkpoint("dflash");
+    let (config, tensors) = folder_of("dflash");
     let (hidden, taps, layers) = (64, 3, 3);
     let dfly = |shares: &[f32], scale: f32| {
         let mut config = config.clone();
@@ -251,7 +234,7 @@ fn dfly_mixes_features_for_each_layer_and_corrects_hidden_states() {
     let text = Text::of(&mut model, 23);
     let scores = |(config, tensors): &(Value, Tensors)| {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), config, tensors);
+        checkpoint::write(dir.path(), config, tensors);
         text.scores(&model, &Source::open(dir.path()).unwrap())
     };
 
@@ -307,10 +290,10 @@ fn a_tree_says_what_its_paths_say() {
 fn bad_drafters_are_refused_with_the_reason() {
     let model = target();
     let refused = |case: &str, expected: &str, rewrite: &dyn Fn(&mut Value, &mut Tensors)| {
-        let (mut config, mut tensors) = checkpoint(case);
+        let (mut config, mut tensors) = folder_of(case);
         rewrite(&mut config, &mut tensors);
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), &config, &tensors);
+        checkpoint::write(dir.path(), &config, &tensors);
         let source = Source::open(dir.path()).unwrap();
         let error = drafters::load(&source, &model.parts(), &DraftOptions::default()).unwrap_err();
         let error = error.to_string();

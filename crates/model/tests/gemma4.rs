@@ -2,32 +2,15 @@
 
 mod common;
 
+use common::checkpoint::{self, Tensors};
 use leveret_model::config::KvSource;
 use leveret_model::{Cache, KvType, LoadOptions, LogitRows, Model, Pass, Source, Target};
-use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use safetensors::Dtype;
 use serde_json::{Value, json};
-use std::path::Path;
-
-type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
 
 /// Configuration and tensors of a golden's target.
-fn checkpoint(case: &str) -> (Value, Tensors) {
-    let dir = common::golden(case).join("target");
-    let config = serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap();
-    let bytes = std::fs::read(dir.join("model.safetensors")).unwrap();
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let own = |(name, view): (String, TensorView<'_>)| {
-        (name, view.dtype(), view.shape().to_vec(), view.data().to_vec())
-    };
-    (config, file.tensors().into_iter().map(own).collect())
-}
-
-fn write(dir: &Path, config: &Value, tensors: &Tensors) {
-    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
-    let views = tensors
-        .iter()
-        .map(|(name, ty, shape, data)| (name, TensorView::new(*ty, shape.clone(), data).unwrap()));
-    serialize_to_file(views, None, &dir.join("model.safetensors")).unwrap();
+fn folder_of(case: &str) -> (Value, Tensors) {
+    checkpoint::read(&common::golden(case).join("target"))
 }
 
 /// Logits of a few rows, as bits.
@@ -44,10 +27,10 @@ fn logits(source: &Source) -> Vec<u32> {
 /// Rewrites a golden and expects the same model of it.
 fn same(case: &str, rewrite: impl FnOnce(&mut Value, &mut Tensors)) -> Source {
     let original = Source::open(common::golden(case).join("target")).unwrap();
-    let (mut config, mut tensors) = checkpoint(case);
+    let (mut config, mut tensors) = folder_of(case);
     rewrite(&mut config, &mut tensors);
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), &config, &tensors);
+    checkpoint::write(dir.path(), &config, &tensors);
     let source = Source::open(dir.path()).unwrap();
     assert_eq!(source.config().unwrap(), original.config().unwrap(), "{case}");
     assert!(logits(&source) == logits(&original), "{case}");
@@ -155,10 +138,10 @@ fn shared_layers_keep_no_cache() {
 #[test]
 fn damaged_tensors_are_named() {
     let refusal = |case: &str, damage: &dyn Fn(&mut Value, &mut Tensors)| {
-        let (mut config, mut tensors) = checkpoint(case);
+        let (mut config, mut tensors) = folder_of(case);
         damage(&mut config, &mut tensors);
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), &config, &tensors);
+        checkpoint::write(dir.path(), &config, &tensors);
         let error = Source::open(dir.path()).and_then(|source| source.footprint(&LoadOptions::default()));
         error.unwrap_err().to_string()
     };

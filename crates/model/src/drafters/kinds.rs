@@ -3,8 +3,9 @@
 
 use super::assistant::{self, AssistantOptions};
 use super::block;
-use super::recurrent;
+use super::recurrent::{self, Design};
 use super::{Description, Network, TargetFacts, TargetParts};
+use crate::config::Config;
 use crate::load::{Files, Source};
 use crate::weights::Precision;
 use crate::{Error, Result};
@@ -30,11 +31,18 @@ pub(crate) struct Kind {
     pub(crate) family: &'static str,
     /// Whether `source` holds one.
     pub(crate) matches: fn(&Source) -> bool,
-    /// Says what it is and checks every tensor's presence and shape, and that it fits the target if
-    /// there is one.
-    pub(crate) describe: fn(&Source, Option<&TargetFacts>, &DraftOptions) -> Result<Description>,
-    /// Loads it for a target.
-    pub(crate) load: fn(&Source, &TargetParts, &DraftOptions) -> Result<Arc<dyn Network>>,
+    pub(crate) runner: Runner,
+}
+
+/// What computes a drafter. Each describes one, checking every tensor's presence and shape and that
+/// it fits the target if there is one, and loads it.
+pub(crate) enum Runner {
+    /// Token by token; the dialect says what it is composed of.
+    Recurrent(fn(&Source, Option<&Config>, &DraftOptions) -> Result<Design>),
+    /// A block at once.
+    Block,
+    /// On the target's own keys and values.
+    Assistant,
 }
 
 /// All kinds; the first that recognises the files counts.
@@ -66,7 +74,14 @@ pub fn describe(
     options: &DraftOptions,
 ) -> Result<Description> {
     let kind = find(source).ok_or_else(|| unknown(source))?;
-    (kind.describe)(source, target, options)
+    match kind.runner {
+        Runner::Recurrent(design) => {
+            let design = design(source, target.map(|target| &*target.config), options)?;
+            recurrent::describe(source, &design, target, options)
+        }
+        Runner::Block => block::describe(source, target, options),
+        Runner::Assistant => assistant::describe(source, target, options),
+    }
 }
 
 /// Loads the drafter in `source` for the target that `parts` are of.
@@ -77,7 +92,13 @@ pub fn describe(
 /// vocabulary or taps.
 pub fn load(source: &Source, parts: &TargetParts, options: &DraftOptions) -> Result<Arc<dyn Network>> {
     let kind = find(source).ok_or_else(|| unknown(source))?;
-    (kind.load)(source, parts, options)
+    match kind.runner {
+        Runner::Recurrent(design) => {
+            recurrent::load(source, design(source, Some(&parts.config), options)?, parts, options)
+        }
+        Runner::Block => block::load(source, parts, options),
+        Runner::Assistant => assistant::load(source, parts, options),
+    }
 }
 
 fn find(source: &Source) -> Option<&'static Kind> {

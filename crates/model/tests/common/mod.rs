@@ -1,6 +1,10 @@
-//! Where tests find models and goldens.
+//! Where tests find models and goldens, and what they make of them.
 
 #![allow(dead_code, reason = "each test file uses a part")]
+
+pub(crate) mod checkpoint;
+pub(crate) mod heads;
+pub(crate) mod text;
 
 use std::path::{Path, PathBuf};
 

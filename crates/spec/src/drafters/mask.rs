@@ -14,10 +14,6 @@ use crate::draft::Draft;
 use crate::drafter::{Context, Drafter, Probe, Round};
 use crate::sampler::{Choice, DrawScratch};
 
-/// What an observation keeps of its weight with each newer one.
-const KEEP: f32 = 0.95;
-/// Guesses that the first estimate of a slot is worth.
-const TRUST: f32 = 4.0;
 /// The first estimate of how often a slot comes true, given that those before it do.
 const HOPE: f32 = 0.6;
 /// Rounds without masks after which one is tried anyway.
@@ -27,8 +23,8 @@ const PATIENCE: usize = 48;
 pub struct MaskDrafter {
     token: u32,
     depth: usize,
-    /// Masks may stand behind several nodes, not only in one line with the pass's other rows.
-    branching: bool,
+    /// Masks may stand behind several nodes of a pass.
+    several: bool,
     /// Logits of the masks behind the text while it had `after` tokens, `[count, vocab]`.
     logits: Vec<f32>,
     count: usize,
@@ -36,8 +32,8 @@ pub struct MaskDrafter {
     /// What was guessed of them, with what the model said of its chance.
     guesses: Vec<(u32, f32)>,
     reliability: Reliability,
-    /// For each slot (came true, tried), faded.
-    seen: Vec<(f32, f32)>,
+    /// The same without the model's word, for masks whose guesses are not known yet.
+    slots: Reliability,
     /// Rounds since masks were asked for.
     idle: usize,
     /// Scratch: endings of the pass by chance.
@@ -47,19 +43,20 @@ pub struct MaskDrafter {
 }
 
 impl MaskDrafter {
-    /// A drafter with up to `depth` masks of id `token` behind a row. Without `branching`, only where
-    /// all rows of a pass stand in one line, as models with a recurrent state want it.
-    pub fn new(token: u32, depth: usize, branching: bool) -> Self {
+    /// A drafter with up to `depth` masks of id `token` behind a row; behind one row of a pass only
+    /// unless `several` says otherwise, for models with a recurrent state: there each branch costs a
+    /// state of its own.
+    pub fn new(token: u32, depth: usize, several: bool) -> Self {
         Self {
             token,
             depth,
-            branching,
+            several,
             logits: Vec::new(),
             count: 0,
             after: 0,
             guesses: Vec::new(),
             reliability: Reliability::default(),
-            seen: vec![(HOPE * TRUST, TRUST); depth],
+            slots: Reliability::default(),
             idle: 0,
             endings: Vec::new(),
             choices: Vec::new(),
@@ -73,9 +70,7 @@ impl MaskDrafter {
         for (slot, ((guess, own), token)) in self.guesses.drain(..).zip(truth).enumerate() {
             let hit = guess == *token;
             self.reliability.record(slot, 0, own, hit);
-            let (hits, tries) = &mut self.seen[slot];
-            *hits = *hits * KEEP + f32::from(hit);
-            *tries = *tries * KEEP + 1.0;
+            self.slots.record(slot, 0, HOPE, hit);
             if !hit {
                 break;
             }
@@ -86,8 +81,8 @@ impl MaskDrafter {
     /// are worth more than their rows, now and when they are verified.
     fn worth(&self, ending: f32, least: f32) -> usize {
         let mut chance = 1.0;
-        let gain = self.seen.iter().map(|(hits, tries)| {
-            chance *= hits / tries.max(f32::MIN_POSITIVE);
+        let gain = (0..self.depth).map(|slot| {
+            chance *= self.slots.chance(slot, 0, HOPE);
             ending * (chance - least)
         });
         gain.take_while(|&gain| gain > least).count()
@@ -127,13 +122,10 @@ impl Drafter for MaskDrafter {
         for node in draft.nodes() {
             self.endings[node.parent.map_or(0, |p| p + 1)].0 -= node.chance;
         }
-        if !self.branching {
-            if !draft.is_chain() {
-                return;
-            }
-            self.endings.drain(..draft.len());
-        }
         self.endings.sort_by(|a, b| b.0.total_cmp(&a.0));
+        if !self.several {
+            self.endings.truncate(1);
+        }
         let least = context.worth.least_chance(0.0);
         let mut left = rows;
         for i in 0..self.endings.len() {
@@ -199,14 +191,12 @@ mod tests {
         let dear = Worth { lambda: 1.0, row: 0.2, ..Worth::default() };
         let found = probes(&mut drafter, &draft, 16, dear);
         assert_eq!(found, [Probe { after: Some(0), token: 9, rows: 1 }]);
-        // In one line only behind the last node.
-        let mut line = MaskDrafter::new(9, 3, false);
+        // Where each branch costs a state, behind the likeliest only.
+        let mut one = MaskDrafter::new(9, 3, false);
         assert_eq!(
-            probes(&mut line, &draft, 16, Worth::default()),
-            [Probe { after: Some(1), token: 9, rows: 3 }]
+            probes(&mut one, &draft, 16, Worth::default()),
+            [Probe { after: Some(0), token: 9, rows: 3 }]
         );
-        draft.push(5, None, 0.05);
-        assert!(probes(&mut line, &draft, 16, Worth::default()).is_empty());
     }
 
     #[test]

@@ -30,9 +30,9 @@ const CHOICES: usize = 4;
 #[command(after_help = "\
 A step is one token of a chain, or a whole block with all choices along it. Bytes are those of weights,
 keys, values and states that are read: the target's head too where a drafter shares it, and of clustered
-and trimmed heads the rows that are read. The last column divides the share of time by the share of
-bytes: 1 is as quick as the target, byte for byte. Blocks are compared with a pass of the target over
-as many rows as they guess tokens.
+and trimmed heads the rows that are read. Shares are of a pass of the target, which reads a token. The
+last column compares time with bytes, 1 being as quick as the target: for a chain beside a pass over one
+row, for a block beside a pass over as many rows as it guesses tokens.
 
   leveret synth llama --size 1b -o llama --with all
   leveret bench drafter llama llama-* --quantize q8_0")]
@@ -142,7 +142,8 @@ struct Figure<'a> {
     subject: &'a Subject,
     bytes: u64,
     seconds: f64,
-    /// Seconds of the target's pass over as many rows as the step guesses tokens.
+    /// Seconds of the target's pass over one row, and over as many as the step guesses tokens.
+    row_seconds: f64,
     pass_seconds: f64,
     pass_bytes: u64,
 }
@@ -152,12 +153,8 @@ impl Figure<'_> {
         self.bytes as f64 / self.pass_bytes as f64
     }
 
-    fn share_of_time(&self) -> f64 {
-        self.seconds / self.pass_seconds
-    }
-
     fn quotient(&self) -> f64 {
-        self.share_of_time() / self.share_of_bytes()
+        self.seconds / self.pass_seconds / self.share_of_bytes()
     }
 
     fn json(&self) -> Value {
@@ -169,9 +166,9 @@ impl Figure<'_> {
             "tokens": self.subject.depth(),
             "bytes": self.bytes,
             "ms": self.seconds * 1e3,
-            "pass_ms": self.pass_seconds * 1e3,
             "share_of_bytes": self.share_of_bytes(),
-            "share_of_time": self.share_of_time(),
+            "share_of_time": self.seconds / self.row_seconds,
+            "pass_of_rows_ms": self.pass_seconds * 1e3,
             "time_over_bytes": self.quotient(),
         })
     }
@@ -200,7 +197,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .map(|(subject, seconds)| {
             let place = depths.iter().position(|&depth| depth == subject.depth()).unwrap_or(0);
             let bytes = subject.bytes(args.text, kv);
-            Figure { subject, bytes, seconds, pass_seconds: passes[place], pass_bytes }
+            Figure {
+                subject,
+                bytes,
+                seconds,
+                row_seconds: passes[0],
+                pass_seconds: passes[place],
+                pass_bytes,
+            }
         })
         .collect();
 
@@ -237,20 +241,20 @@ fn table(figures: &[Figure<'_>], out: &mut impl Write) -> Result<()> {
     let width = figures.iter().map(|figure| figure.subject.name.len()).max().unwrap_or(0).max(7);
     writeln!(
         out,
-        "{:<width$}  tokens       reads  of a pass        ms  pass of as many rows  of a pass  time / bytes",
+        "{:<width$}  tokens       reads    share      time    share  pass of rows      time  time / bytes",
         "drafter"
     )?;
     for figure in figures {
+        let tokens = figure.subject.depth();
         writeln!(
             out,
-            "{:<width$}{:>8}{:>12}{:>9.1} %{:>10.2}{:>19.2} ms{:>9.1} %{:>14.2}",
+            "{:<width$}{tokens:>8}{:>12}{:>7.1} %{:>7.2} ms{:>7.1} %{tokens:>14}{:>7.2} ms{:>14.2}",
             figure.subject.name,
-            figure.subject.depth(),
             HumanBytes(figure.bytes).to_string(),
             figure.share_of_bytes() * 100.0,
             figure.seconds * 1e3,
+            figure.seconds / figure.row_seconds * 100.0,
             figure.pass_seconds * 1e3,
-            figure.share_of_time() * 100.0,
             figure.quotient(),
         )?;
     }

@@ -3,7 +3,7 @@
 use super::super::fit::Claims;
 use super::super::kinds::DraftOptions;
 use super::super::vocabulary::integers;
-use super::super::{Description, TargetFacts, TargetParts};
+use super::super::{Description, Network, TargetFacts, TargetParts};
 use super::head::{Clusters, DraftHead};
 use super::{Assistant, DraftWindow, FAMILY, Weights};
 use crate::arch::gemma4;
@@ -16,6 +16,7 @@ use crate::target::Tap;
 use crate::weights::{MatrixShape, Measure, Pack, Repack, Tensors, load_layers};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What the files say before any tensor is read.
 struct Plan {
@@ -73,7 +74,8 @@ pub(super) fn matches(source: &Source) -> bool {
     }
 }
 
-pub(super) fn describe(
+/// See [`Runner`](crate::drafters::kinds::Runner).
+pub(in crate::drafters) fn describe(
     source: &Source,
     target: Option<&TargetFacts>,
     options: &DraftOptions,
@@ -113,13 +115,18 @@ pub(super) fn describe(
     })
 }
 
-pub(super) fn load(source: &Source, parts: &TargetParts, options: &DraftOptions) -> Result<Assistant> {
+/// See [`Runner`](crate::drafters::kinds::Runner).
+pub(in crate::drafters) fn load(
+    source: &Source,
+    parts: &TargetParts,
+    options: &DraftOptions,
+) -> Result<Arc<dyn Network>> {
     let description = describe(source, Some(&parts.facts()), options)?;
     let mut plan = plan(source)?;
     let shared = plan.fit(&parts.config, options)?;
     let weights = load_weights(source, &plan, options, &Repack { team: &parts.team, source })?;
     let (target, options) = (parts.clone(), options.assistant);
-    Ok(Assistant { description, target, options, config: plan.config, weights, shared })
+    Ok(Arc::new(Assistant { description, target, options, config: plan.config, weights, shared }))
 }
 
 fn plan(source: &Source) -> Result<Plan> {

@@ -9,7 +9,7 @@ mod guesser;
 mod head;
 mod load;
 
-use super::kinds::Kind;
+use super::kinds::{Kind, Runner};
 use super::{Description, Guesser, Network, TargetParts};
 use crate::Result;
 use crate::config::Config;
@@ -17,14 +17,10 @@ use crate::layers::Layer;
 use guesser::AssistantGuesser;
 use head::DraftHead;
 use leveret_kernels::Matrix;
+pub(super) use load::{describe, load};
 use std::sync::Arc;
 
-pub(super) const KIND: Kind = Kind {
-    family: FAMILY,
-    matches: load::matches,
-    describe: load::describe,
-    load: |source, parts, options| Ok(Arc::new(load::load(source, parts, options)?)),
-};
+pub(super) const KIND: Kind = Kind { family: FAMILY, matches: load::matches, runner: Runner::Assistant };
 
 const FAMILY: &str = "gemma4-assistant";
 

@@ -14,7 +14,7 @@ mod path;
 mod weights;
 
 use super::fit::{Claims, LayerIds, refuse_unused};
-use super::kinds::{DraftOptions, Kind};
+use super::kinds::{DraftOptions, Kind, Runner};
 use super::vocabulary::{MapRule, TokenMap, token_map};
 use super::{Description, Guesser, Network, TargetFacts, TargetParts};
 use crate::config::Config;
@@ -33,7 +33,7 @@ pub(super) const DSPARK: Kind = kind("dspark", |source| family(source) == Some("
 pub(super) const DFLY: Kind = kind("dfly", |source| family(source) == Some("dfly"));
 
 const fn kind(family: &'static str, matches: fn(&Source) -> bool) -> Kind {
-    Kind { family, matches, describe, load }
+    Kind { family, matches, runner: Runner::Block }
 }
 
 /// Which of these families the files are of.
@@ -44,13 +44,19 @@ fn family(source: &Source) -> Option<&'static str> {
     }
 }
 
-fn describe(source: &Source, target: Option<&TargetFacts>, options: &DraftOptions) -> Result<Description> {
+/// See [`Runner`].
+pub(super) fn describe(
+    source: &Source,
+    target: Option<&TargetFacts>,
+    options: &DraftOptions,
+) -> Result<Description> {
     let found = read(source, target.map(|t| &*t.config), options, &Measure)?;
     refuse_unused(source, found.config.family, options, |name| is_spare(found.config.family, name))?;
     Ok(found.describe(target.map_or(0, |t| t.head_bytes)))
 }
 
-fn load(source: &Source, parts: &TargetParts, options: &DraftOptions) -> Result<Arc<dyn Network>> {
+/// See [`Runner`].
+pub(super) fn load(source: &Source, parts: &TargetParts, options: &DraftOptions) -> Result<Arc<dyn Network>> {
     let facts = parts.facts();
     let description = describe(source, Some(&facts), options)?;
     let Found { config, weights, map } =

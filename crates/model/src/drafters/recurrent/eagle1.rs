@@ -7,22 +7,13 @@ use crate::Tap;
 use crate::config::hf::HfConfig;
 use crate::config::{AttentionInput, Config, Presence};
 use crate::drafters::fit::Claims;
-use crate::drafters::kinds::{DraftOptions, Kind};
+use crate::drafters::kinds::{DraftOptions, Kind, Runner};
 use crate::drafters::vocabulary::MapRule;
 use crate::load::{Files, Source};
 use crate::{Error, Result};
 
-pub(in crate::drafters) const EAGLE1: Kind = Kind {
-    family: "eagle1",
-    matches,
-    describe: |source, target, options| {
-        let config = target.map(|target| &*target.config);
-        super::describe(source, &design(source, config, options)?, target, options)
-    },
-    load: |source, parts, options| {
-        super::load(source, design(source, Some(&parts.config), options)?, parts, options)
-    },
-};
+pub(in crate::drafters) const EAGLE1: Kind =
+    Kind { family: "eagle1", matches, runner: Runner::Recurrent(design) };
 
 /// A projection and layers, and none of the norms that other drafters with these names have.
 fn matches(source: &Source) -> bool {

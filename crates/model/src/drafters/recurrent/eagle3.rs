@@ -7,7 +7,7 @@ use crate::config::gguf::{GgufConfig, GgufFamily};
 use crate::config::hf::HfConfig;
 use crate::config::{Activation, AttentionInput, Config, Presence};
 use crate::drafters::fit::{Claims, LayerIds, feature_width};
-use crate::drafters::kinds::{DraftOptions, Kind};
+use crate::drafters::kinds::{DraftOptions, Kind, Runner};
 use crate::drafters::vocabulary::MapRule;
 use crate::formats::{Folder, Gguf};
 use crate::load::{Files, Source};
@@ -15,17 +15,8 @@ use crate::{Error, Result};
 use serde_json::Value;
 use std::path::Path;
 
-pub(in crate::drafters) const EAGLE3: Kind = Kind {
-    family: "eagle3",
-    matches,
-    describe: |source, target, options| {
-        let config = target.map(|target| &*target.config);
-        super::describe(source, &design(source, config, options)?, target, options)
-    },
-    load: |source, parts, options| {
-        super::load(source, design(source, Some(&parts.config), options)?, parts, options)
-    },
-};
+pub(in crate::drafters) const EAGLE3: Kind =
+    Kind { family: "eagle3", matches, runner: Runner::Recurrent(design) };
 
 /// What stands before the first layer's tensors, by publisher.
 const FIRST_LAYERS: [(&str, &str); 5] = [

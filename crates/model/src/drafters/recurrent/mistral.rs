@@ -6,22 +6,13 @@ use crate::Tap;
 use crate::arch::mistral::from_params;
 use crate::config::Config;
 use crate::drafters::fit::Claims;
-use crate::drafters::kinds::{DraftOptions, Kind};
+use crate::drafters::kinds::{DraftOptions, Kind, Runner};
 use crate::drafters::vocabulary::MapRule;
 use crate::load::{Files, Source};
 use crate::{Error, Result};
 
-pub(in crate::drafters) const MISTRAL_EAGLE: Kind = Kind {
-    family: "mistral-eagle",
-    matches,
-    describe: |source, target, options| {
-        let config = target.map(|target| &*target.config);
-        super::describe(source, &design(source, config, options)?, target, options)
-    },
-    load: |source, parts, options| {
-        super::load(source, design(source, Some(&parts.config), options)?, parts, options)
-    },
-};
+pub(in crate::drafters) const MISTRAL_EAGLE: Kind =
+    Kind { family: "mistral-eagle", matches, runner: Runner::Recurrent(design) };
 
 fn matches(source: &Source) -> bool {
     matches!(source.files(), Files::Folder(folder) if folder.raw("eagle_linear.weight").is_some())

@@ -8,22 +8,13 @@ use crate::Tap;
 use crate::config::gguf::GgufConfig;
 use crate::config::{AttentionInput, Config};
 use crate::drafters::fit::Claims;
-use crate::drafters::kinds::{DraftOptions, Kind};
+use crate::drafters::kinds::{DraftOptions, Kind, Runner};
 use crate::drafters::vocabulary::MapRule;
 use crate::load::{Files, Source};
 use crate::{Error, Result};
 
-pub(in crate::drafters) const MTP: Kind = Kind {
-    family: "mtp",
-    matches: |source| find(source).is_some(),
-    describe: |source, target, options| {
-        let config = target.map(|target| &*target.config);
-        super::describe(source, &design(source, config, options)?, target, options)
-    },
-    load: |source, parts, options| {
-        super::load(source, design(source, Some(&parts.config), options)?, parts, options)
-    },
-};
+pub(in crate::drafters) const MTP: Kind =
+    Kind { family: "mtp", matches: |source| find(source).is_some(), runner: Runner::Recurrent(design) };
 
 /// How a publisher calls the tensors of the module, all behind one prefix.
 struct Layout {

@@ -1,0 +1,225 @@
+//! Heads that guess token by token in layouts that no golden has.
+
+mod common;
+
+use common::checkpoint::{half_bytes, poison};
+use common::heads::{Files, Tensors, first_scores, load, load_with, target, target_at};
+use leveret_model::Tap;
+use leveret_model::drafters::DraftOptions;
+use safetensors::Dtype;
+use serde_json::{Value, json};
+
+#[test]
+fn layers_are_counted_by_each_publishers_rule() {
+    let model = target("eagle3");
+    let (files, config, _) = Files::copy(&common::golden("eagle3/drafter-specforge"));
+    let taps = |config: &Value, options: &DraftOptions| {
+        files.configure(config);
+        let network = load_with(files.path(), &model, options);
+        network.map(|network| network.description().taps.clone()).map_err(|error| error.to_string())
+    };
+    let residual = |ks: [usize; 3]| Ok(ks.map(Tap::Residual).to_vec());
+    let none = DraftOptions::default();
+    let layers = model.config().layers.len();
+    let mut plain = config.clone();
+    plain.as_object_mut().unwrap().remove("eagle_config");
+    assert_eq!(taps(&plain, &none), residual([2, layers / 2, layers - 3]));
+    plain["eagle_aux_hidden_state_layer_ids"] = json!([1, 3, 5]);
+    assert_eq!(taps(&plain, &none), residual([1, 3, 5]));
+    plain.as_object_mut().unwrap().remove("eagle_aux_hidden_state_layer_ids");
+    plain["target_layer_ids"] = json!([1, 3, 5]);
+    assert_eq!(taps(&plain, &none), residual([2, 4, 6]));
+    let mut nested = config;
+    let ids = |ids: Value| json!({"eagle_aux_hidden_state_layer_ids": ids});
+    nested["eagle_config"] = ids(json!([1, 3, 5]));
+    assert_eq!(taps(&nested, &none), residual([2, 4, 6]));
+    // One behind the last layer's output: they are inputs.
+    nested["eagle_config"] = ids(json!([1, 3, layers]));
+    assert_eq!(taps(&nested, &none), residual([1, 3, layers]));
+    nested["eagle_config"] = ids(json!([1, 3, layers + 1]));
+    assert!(taps(&nested, &none).unwrap_err().contains("deeper"));
+    nested["eagle_config"] = ids(json!([1, 3]));
+    assert!(taps(&nested, &none).unwrap_err().contains("`fc.weight`"));
+    let chosen = DraftOptions { taps: Some(vec![0, 7, 3]), ..DraftOptions::default() };
+    assert_eq!(taps(&nested, &chosen), residual([0, 7, 3]));
+}
+
+/// The same heads under NVIDIA's and DeepSpec's names, and with norms on queries and keys.
+#[test]
+fn further_layouts() {
+    let mut model = target("eagle3");
+    let (files, config, tensors) = Files::copy(&common::golden("eagle3/drafter-specforge"));
+    let expected = first_scores(&load(files.path(), &model).unwrap(), &mut model);
+    let renamed = |from: &str, to: &str| -> Tensors {
+        tensors.iter().map(|(name, tensor)| (name.replace(from, to), tensor.clone())).collect()
+    };
+    for to in ["layers.0.", "model.layers.0."] {
+        files.fill(&renamed("midlayer.", to));
+        let network = load(files.path(), &model).unwrap();
+        assert!(first_scores(&network, &mut model) == expected, "{to}");
+    }
+    let everything = |name: &str| {
+        let inside = ["fc.", "norm.", "midlayer.", "lm_head."].iter().any(|part| name.starts_with(part));
+        if inside { format!("model.{}", name.replace("midlayer.", "layers.0.")) } else { name.to_owned() }
+    };
+    files.fill(&tensors.iter().map(|(name, tensor)| (everything(name), tensor.clone())).collect());
+    assert!(first_scores(&load(files.path(), &model).unwrap(), &mut model) == expected);
+
+    let head = config["head_dim"].as_u64().unwrap() as usize;
+    let mut normed = renamed("midlayer.", "layers.0.");
+    let one = half_bytes(&vec![1.0; head]);
+    for name in ["q_norm", "k_norm"] {
+        let name = format!("layers.0.self_attn.{name}.weight");
+        normed.insert(name, (Dtype::BF16, vec![head], one.clone()));
+    }
+    files.fill(&normed);
+    let mut deepspec = config;
+    deepspec["architectures"] = json!(["Qwen3Eagle3Model"]);
+    deepspec["model_type"] = json!("qwen3");
+    deepspec.as_object_mut().unwrap().remove("eagle_config");
+    deepspec["target_layer_ids"] = json!([1, 3, 4]);
+    files.configure(&deepspec);
+    let network = load(files.path(), &model).unwrap();
+    assert_eq!(network.description().dialect, "deepspec");
+    assert!(first_scores(&network, &mut model) != expected, "norms of ones change queries");
+}
+
+/// Mistral's 8-bit floats stand for the same values in 16 bits.
+#[test]
+fn weights_of_8_bits() {
+    let mut model = target("mistral-eagle");
+    let (files, mut config, tensors) = Files::copy(&common::golden("mistral-eagle/drafter"));
+    let (mut small, mut wide) = (tensors.clone(), tensors.clone());
+    for (name, (_, shape, bytes)) in tensors.iter().filter(|(_, (_, shape, _))| shape.len() == 2) {
+        // A code for each number, whatever it was, with exponents from 2^-5 to 1.
+        let codes: Vec<u8> = bytes.as_chunks::<2>().0.iter().map(|b| (b[1] & 0x80) | (b[0] % 56)).collect();
+        let value = |code: u8| {
+            let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7) / 8.0);
+            let size = if exponent == 0 {
+                mantissa * 2f32.powi(-6)
+            } else {
+                (1.0 + mantissa) * 2f32.powi(exponent - 7)
+            };
+            0.25 * if code & 0x80 != 0 { -size } else { size }
+        };
+        let values: Vec<f32> = codes.iter().map(|&code| value(code)).collect();
+        wide.insert(name.clone(), (Dtype::BF16, shape.clone(), half_bytes(&values)));
+        small.insert(name.clone(), (Dtype::F8_E4M3, shape.clone(), codes));
+        let base = name.strip_suffix(".weight").unwrap();
+        for scale in ["qscale_weight", "qscale_act"] {
+            small.insert(format!("{base}.{scale}"), (Dtype::F32, vec![], 0.25f32.to_le_bytes().to_vec()));
+        }
+    }
+    files.fill(&wide);
+    let expected = first_scores(&load(files.path(), &model).unwrap(), &mut model);
+    config["quantization"] = json!({"qformat_weight": "fp8_e4m3", "qscheme_act": "TENSOR"});
+    config["sliding_window"] = json!([null, 4096]);
+    files.configure(&config);
+    files.fill(&small);
+    assert!(first_scores(&load(files.path(), &model).unwrap(), &mut model) == expected);
+    small.remove("eagle_linear.qscale_weight");
+    files.fill(&small);
+    let error = load(files.path(), &model).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("has no scale"), "{error}");
+}
+
+/// One MTP layer as its publishers name it: what stands before each part of the names that Qwen uses.
+const MTP_LAYOUTS: [(&str, [(&str, &str); 5]); 3] = [
+    (
+        "deepseek",
+        [
+            ("mtp.layers.0.", "model.layers.8."),
+            ("mtp.fc.", "model.layers.8.eh_proj."),
+            ("mtp.pre_fc_norm_embedding.", "model.layers.8.enorm."),
+            ("mtp.pre_fc_norm_hidden.", "model.layers.8.hnorm."),
+            ("mtp.norm.", "model.layers.8.shared_head.norm."),
+        ],
+    ),
+    (
+        "mimo",
+        [
+            ("mtp.layers.0.", "model.mtp_layers.0."),
+            ("mtp.fc.", "model.mtp_layers.0.input_proj."),
+            ("mtp.pre_fc_norm_embedding.", "model.mtp_layers.0.token_layernorm."),
+            ("mtp.pre_fc_norm_hidden.", "model.mtp_layers.0.hidden_layernorm."),
+            ("mtp.norm.", "model.mtp_layers.0.final_layernorm."),
+        ],
+    ),
+    (
+        "speculators",
+        [
+            ("mtp.layers.0.", "mtp_layers.0."),
+            ("mtp.fc.", "mtp_layers.0.input_proj."),
+            ("mtp.pre_fc_norm_embedding.", "mtp_layers.0.token_layernorm."),
+            ("mtp.pre_fc_norm_hidden.", "mtp_layers.0.hidden_layernorm."),
+            ("mtp.norm.", "mtp_layers.0.final_layernorm."),
+        ],
+    ),
+];
+
+#[test]
+fn an_mtp_layer_under_other_names() {
+    let mut model = target("qwen35");
+    let (files, mut config, tensors) = Files::copy(&common::golden("qwen35/target"));
+    let layers = model.config().layers.len();
+    let network = load(files.path(), &model).unwrap();
+    assert_eq!((network.description().family, network.description().dialect), ("mtp", "qwen"));
+    let expected = first_scores(&network, &mut model);
+    for (dialect, renames) in MTP_LAYOUTS {
+        let mut renamed = Tensors::new();
+        for (name, tensor) in &tensors {
+            let (mut name, mut tensor) = (name.clone(), tensor.clone());
+            for (from, to) in renames {
+                if let Some(rest) = name.strip_prefix(from) {
+                    name = format!("{}{rest}", to.replace(".8.", &format!(".{layers}.")));
+                    break;
+                }
+            }
+            if name == "model.mtp_layers.0.input_proj.weight" {
+                // The halves of each row in the other order.
+                let row = tensor.1[1] * 2;
+                let rows = tensor.2.chunks_exact(row).flat_map(|r| [&r[row / 2..], &r[..row / 2]].concat());
+                tensor.2 = rows.collect();
+            }
+            renamed.insert(name, tensor);
+        }
+        files.fill(&renamed);
+        let network = load(files.path(), &model).unwrap();
+        assert_eq!(network.description().dialect, dialect);
+        // In the other order sums are rounded otherwise.
+        let near = |(&a, &b): (&u32, &u32)| (f32::from_bits(a) - f32::from_bits(b)).abs() < 1e-2;
+        let found = first_scores(&network, &mut model);
+        let same = if dialect == "mimo" { found.iter().zip(&expected).all(near) } else { found == expected };
+        assert!(same, "{dialect}");
+    }
+
+    // A head for every third token only.
+    let (dtype, shape, bytes) = &tensors["lm_head.weight"];
+    let (vocab, row) = (shape[0], shape[1] * 2);
+    let kept: Vec<usize> = (0..vocab).step_by(3).collect();
+    let mut trimmed = tensors.clone();
+    let rows = kept.iter().flat_map(|&token| bytes[token * row..][..row].to_vec()).collect();
+    trimmed.insert("mtp.lm_head.weight".into(), (*dtype, vec![kept.len(), shape[1]], rows));
+    let offsets = kept.iter().enumerate().flat_map(|(i, &token)| ((token - i) as i64).to_le_bytes());
+    trimmed.insert("d2t".into(), (Dtype::I64, vec![kept.len()], offsets.collect()));
+    files.fill(&trimmed);
+    let network = load(files.path(), &model).unwrap();
+    assert_eq!(network.description().vocab, kept.len());
+    let found = first_scores(&network, &mut model);
+    let wanted: Vec<u32> =
+        expected.chunks_exact(vocab).flat_map(|row| kept.iter().map(|&token| row[token])).collect();
+    assert!(found == wanted);
+    // The target's own is not read then.
+    let full = trimmed.get_mut("lm_head.weight").unwrap();
+    poison(&mut full.2, full.1[1], &[]);
+    files.fill(&trimmed);
+    let network = load(files.path(), &target_at(files.path())).unwrap();
+    assert!(first_scores(&network, &mut model) == wanted);
+
+    // Of another target: one with more layers.
+    config["text_config"]["num_hidden_layers"] = json!(4);
+    config["text_config"]["layer_types"] = json!(null);
+    files.configure(&config);
+    let error = load(files.path(), &model).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("4 layers"), "{error}");
+}
