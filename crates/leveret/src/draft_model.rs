@@ -6,13 +6,56 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use leveret_model::drafters::{self, DraftOptions, LanguageModel, Network};
+use clap::{Args, ValueEnum};
+use leveret_model::drafters::{self, AssistantOptions, DraftOptions, DraftPosition, LanguageModel, Network};
 use leveret_model::tokenizer::Tokenizer;
-use leveret_model::{Files, LoadOptions, Model, Source, Target};
+use leveret_model::{Files, LoadOptions, Model, Precision, Source, Target};
 use leveret_spec::Drafter;
 use leveret_spec::drafters::{NetworkDrafter, TranslatedDrafter};
 
 use crate::model::{self, Loaded};
+
+/// How heads made for a model are read.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct HeadArgs {
+    /// Features that a head reads, where its files name the wrong ones: the residual stream after so
+    /// many layers of the target.
+    #[arg(long, value_name = "LAYERS,…", value_delimiter = ',')]
+    draft_taps: Option<Vec<usize>>,
+    /// Use a head though its files say that it was made for another model.
+    #[arg(long)]
+    draft_force: bool,
+    /// Where the steps of Gemma 4's assistants stand: at the last token, at the row before it, or,
+    /// measured in the first rounds, wherever more comes true.
+    #[arg(long, value_name = "WHERE", value_enum, default_value_t)]
+    draft_position: Position,
+}
+
+/// Position of an assistant's steps.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Position {
+    #[default]
+    Measured,
+    Token,
+    Row,
+}
+
+impl HeadArgs {
+    /// The same for the loader; weights become of `precision`.
+    pub(crate) fn options(&self, precision: Precision) -> DraftOptions {
+        let position = match self.draft_position {
+            Position::Measured => DraftPosition::Measured,
+            Position::Token => DraftPosition::LastToken,
+            Position::Row => DraftPosition::LastRow,
+        };
+        DraftOptions {
+            precision,
+            taps: self.draft_taps.clone(),
+            force: self.draft_force,
+            assistant: AssistantOptions { position, ..AssistantOptions::default() },
+        }
+    }
+}
 
 /// Tokens that a block of masks guesses at once, where a file does not say how many it was trained for.
 const MASKED_DEPTH: usize = 8;
@@ -29,10 +72,10 @@ pub(crate) struct DraftModel {
 
 impl DraftModel {
     /// Loads the model `name` as drafter for `target`.
-    pub(crate) fn load(name: &str, target: &Loaded) -> Result<Self> {
+    pub(crate) fn load(name: &str, target: &Loaded, heads: &HeadArgs) -> Result<Self> {
         let source = model::open(Some(name))?;
         if drafters::recognise(&source).is_some() {
-            return Self::head(&source, target);
+            return Self::head(&source, target, heads);
         }
         let parts = target.model.parts();
         let options =
@@ -67,30 +110,29 @@ impl DraftModel {
     }
 
     /// The guessing layers in the target's own files; `None` if there are none.
-    pub(crate) fn own(target: &Loaded) -> Result<Option<Self>> {
+    pub(crate) fn own(target: &Loaded, heads: &HeadArgs) -> Result<Option<Self>> {
         if !target.guesses {
             return Ok(None);
         }
-        Self::head(&Source::open(&target.path)?, target).map(Some)
+        Self::head(&Source::open(&target.path)?, target, heads).map(Some)
     }
 
     /// A head made for the target.
-    fn head(source: &Source, target: &Loaded) -> Result<Self> {
-        let options = DraftOptions { precision: target.precision, ..DraftOptions::default() };
-        let network = drafters::load(source, &target.model.parts(), &options)?;
+    fn head(source: &Source, target: &Loaded, heads: &HeadArgs) -> Result<Self> {
+        let network = drafters::load(source, &target.model.parts(), &heads.options(target.precision))?;
         Ok(Self { network, translation: None, capacity: target.model.max_context() })
     }
 
     /// Drafters made for the target that lie beside it: in its folder, or next to it under its name
     /// and a dash. One that does not fit is passed over with a word.
-    pub(crate) fn beside(target: &Loaded) -> Vec<Self> {
+    pub(crate) fn beside(target: &Loaded, heads: &HeadArgs) -> Vec<Self> {
         let mut found = Vec::new();
         for path in neighbours(&target.path) {
             let Ok(source) = Source::open(&path) else { continue };
             if drafters::recognise(&source).is_none() {
                 continue;
             }
-            match Self::head(&source, target) {
+            match Self::head(&source, target, heads) {
                 Ok(head) => found.push(head),
                 Err(error) => eprintln!("{}: not used as drafter: {error:#}", path.display()),
             }

@@ -20,7 +20,7 @@ use leveret_spec::drafters::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::draft_model::DraftModel;
+use crate::draft_model::{DraftModel, HeadArgs};
 use crate::model::Loaded;
 use crate::pull;
 
@@ -43,6 +43,8 @@ pub(crate) struct DrafterArgs {
     /// eyes alone; the oldest go first, and prompts are not kept. LEVERET_STORE does the same.
     #[arg(long, value_name = "off|FILE")]
     pub(crate) store: Option<StorePlace>,
+    #[command(flatten)]
+    heads: HeadArgs,
 }
 
 /// Where answers are kept.
@@ -213,12 +215,12 @@ impl DrafterArgs {
     /// # Errors
     /// Files that are missing or do not fit the target.
     pub(crate) fn load(&self, target: &Loaded, source: &Source) -> Result<DrafterSource> {
-        let mut drafters = self.drafter.load(target)?;
+        let mut drafters = self.drafter.load_with(target, &self.heads)?;
         if self.drafter == DrafterSpec::None {
             return Ok(drafters);
         }
         if let Some(path) = &self.prediction {
-            drafters.add(&DrafterSpec::Prediction(path.clone()), target)?;
+            drafters.add(&DrafterSpec::Prediction(path.clone()), target, &self.heads)?;
         }
         if self.drafter.wants_own_store()
             && let Some(path) = self.store_path(source)
@@ -250,8 +252,12 @@ impl DrafterSpec {
     /// # Errors
     /// Files that are missing or do not fit the target.
     pub(crate) fn load(&self, target: &Loaded) -> Result<DrafterSource> {
+        self.load_with(target, &HeadArgs::default())
+    }
+
+    fn load_with(&self, target: &Loaded, heads: &HeadArgs) -> Result<DrafterSource> {
         let mut drafters = DrafterSource::default();
-        drafters.add(self, target)?;
+        drafters.add(self, target, heads)?;
         Ok(drafters)
     }
 
@@ -326,25 +332,25 @@ impl DrafterSource {
         }
     }
 
-    fn add(&mut self, spec: &DrafterSpec, target: &Loaded) -> Result<()> {
+    fn add(&mut self, spec: &DrafterSpec, target: &Loaded, heads: &HeadArgs) -> Result<()> {
         match spec {
             // The model's own store is opened by who knows the model's file.
             DrafterSpec::None | DrafterSpec::Store(None) => {}
             DrafterSpec::Auto => {
-                self.add(&DrafterSpec::Suffix, target)?;
-                self.add(&DrafterSpec::Recycle, target)?;
+                self.add(&DrafterSpec::Suffix, target, heads)?;
+                self.add(&DrafterSpec::Recycle, target, heads)?;
                 // What nobody asked for by name is no reason to refuse a text.
-                let own = DraftModel::own(target).unwrap_or_else(|error| {
+                let own = DraftModel::own(target, heads).unwrap_or_else(|error| {
                     eprintln!("{}: guessing layers not used: {error:#}", target.path.display());
                     None
                 });
-                for model in own.into_iter().chain(DraftModel::beside(target)) {
+                for model in own.into_iter().chain(DraftModel::beside(target, heads)) {
                     self.makes.push(Box::new(move || model.drafter()));
                 }
             }
             DrafterSpec::Own => {
                 let path = target.path.display();
-                let model = DraftModel::own(target)?
+                let model = DraftModel::own(target, heads)?
                     .with_context(|| format!("{path}: holds no layers that guess; try another --drafter"))?;
                 self.makes.push(Box::new(move || model.drafter()));
             }
@@ -357,7 +363,7 @@ impl DrafterSource {
                 self.makes.push(Box::new(move || Ok(Box::new(PredictionDrafter::new(ids.clone())))));
             }
             DrafterSpec::Model(name) => {
-                let model = DraftModel::load(name, target)?;
+                let model = DraftModel::load(name, target, heads)?;
                 self.makes.push(Box::new(move || model.drafter()));
             }
             DrafterSpec::Mask(masks) => {
@@ -367,7 +373,7 @@ impl DrafterSource {
             }
             DrafterSpec::Several(parts) => {
                 for part in parts {
-                    self.add(part, target)?;
+                    self.add(part, target, heads)?;
                 }
             }
         }

@@ -5,7 +5,9 @@ mod common;
 
 use common::checkpoint::{self, Tensors};
 use common::text::Text;
-use leveret_model::drafters::{self, Branch, DraftOptions, Guesser, Network};
+use leveret_model::drafters::{
+    self, AssistantOptions, Branch, DraftOptions, DraftPosition, Guesser, Network,
+};
 use leveret_model::{LoadOptions, Model, Source};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -57,6 +59,43 @@ fn a_tree_says_what_its_paths_say() {
                 assert!(scores(&*tree, node) == scores(&*chain, path.len()), "{case}: {n} rows, node {node}");
             }
         }
+    }
+}
+
+/// A text that goes on as the drafter guesses from one of its positions shows which it is.
+#[test]
+fn the_position_under_which_more_comes_true_stays() {
+    let at = |position| DraftOptions {
+        assistant: AssistantOptions { position, ..AssistantOptions::default() },
+        ..DraftOptions::default()
+    };
+    let mut model = target("gemma4-31b");
+    let load = |model: &Model, options: &DraftOptions| {
+        let source = Source::open(common::golden("gemma4-31b/assistant")).unwrap();
+        drafters::load(&source, &model.parts(), options).unwrap()
+    };
+    let fixed =
+        [DraftPosition::LastToken, DraftPosition::LastRow].map(|position| load(&model, &at(position)));
+    let taps = fixed[0].description().taps.clone();
+    for (right, wrong) in [(0, 1), (1, 0)] {
+        let mut measured = load(&model, &DraftOptions::default()).guesser(100).unwrap();
+        let mut tokens = vec![7, 60];
+        let mut found = Vec::new();
+        for n in 1..90 {
+            let text = Text::of(&mut model, tokens.clone(), &taps);
+            text.observe(&mut *measured, n - 1, n).unwrap();
+            measured.begin(&tokens).unwrap();
+            let each = [right, wrong].map(|i: usize| scores(&*text.begun(&fixed[i], n), 0));
+            let best = |(logits, _): &(Vec<u32>, _)| {
+                let value = |i: &usize| f32::from_bits(logits[*i]);
+                (0..logits.len()).max_by(|a, b| value(a).total_cmp(&value(b))).unwrap() as u32
+            };
+            // Any token where both agree, so that the text does not run in circles.
+            let agree = best(&each[0]) == best(&each[1]);
+            tokens.push(if agree { (n as u32 * 53 + 9) % 384 } else { best(&each[0]) });
+            found = vec![scores(&*measured, 0) == each[0], scores(&*measured, 0) == each[1]];
+        }
+        assert_eq!(found, [true, false], "position {right}");
     }
 }
 

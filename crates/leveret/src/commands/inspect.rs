@@ -12,6 +12,7 @@ use leveret_model::{Files, Source};
 use serde_json::json;
 
 use super::inspect_drafter::Drafter;
+use crate::draft_model::HeadArgs;
 use crate::model::{self, CONTEXT, EngineArgs, meta_text};
 
 /// Show what a model is, and the memory it needs; or what a drafter is, and whether it fits.
@@ -29,6 +30,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MODEL")]
     target: Option<String>,
     #[command(flatten)]
+    heads: HeadArgs,
+    #[command(flatten)]
     engine: EngineArgs,
 }
 
@@ -44,7 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let source = model::open(Some(&args.model))?;
     let options = args.engine.load_options();
     let drafter = match drafters::recognise(&source) {
-        Some(_) => Some(Drafter::open(&source, args.target.as_deref(), &options)?),
+        Some(_) => Some(Drafter::open(&source, args.target.as_deref(), &args.heads, &options)?),
         None => None,
     };
     let need = match (source.footprint(&options), &drafter) {

@@ -5,10 +5,11 @@ use std::io::Write;
 
 use anyhow::Result;
 use indicatif::{HumanBytes, HumanCount};
-use leveret_model::drafters::{self, Description, DraftOptions};
+use leveret_model::drafters::{self, Description};
 use leveret_model::{LoadOptions, Source, Tap};
 use serde_json::{Value, json};
 
+use crate::draft_model::HeadArgs;
 use crate::model;
 
 /// A drafter, described.
@@ -24,8 +25,13 @@ pub(super) struct Drafter {
 
 impl Drafter {
     /// Describes the drafter in `source`, for `target` if one is named.
-    pub(super) fn open(source: &Source, target: Option<&str>, options: &LoadOptions) -> Result<Self> {
-        let draft_options = DraftOptions { precision: options.precision, ..DraftOptions::default() };
+    pub(super) fn open(
+        source: &Source,
+        target: Option<&str>,
+        heads: &HeadArgs,
+        options: &LoadOptions,
+    ) -> Result<Self> {
+        let draft_options = heads.options(options.precision);
         let described = |facts| drafters::describe(source, facts, &draft_options);
         let (description, target) = match target {
             None => (described(None)?, None),

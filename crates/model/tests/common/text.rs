@@ -19,7 +19,12 @@ impl Features for Text {
 
 impl Text {
     pub(crate) fn new(model: &mut Model, len: usize, taps: &[Tap]) -> Self {
-        let tokens: Vec<u32> = (0..len as u32).map(|i| (i * 53 + 7) % model.vocab_size() as u32).collect();
+        let vocab = model.vocab_size() as u32;
+        Self::of(model, (0..len as u32).map(|i| (i * 53 + 7) % vocab).collect(), taps)
+    }
+
+    pub(crate) fn of(model: &mut Model, tokens: Vec<u32>, taps: &[Tap]) -> Self {
+        let len = tokens.len();
         let mut cache = model.new_cache(len).unwrap();
         let pass = Pass { cache: &mut cache, tokens: &tokens, parents: None, logits: LogitRows::None };
         model.forward(&mut [pass], taps).unwrap();

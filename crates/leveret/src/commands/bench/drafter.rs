@@ -16,7 +16,7 @@ use leveret_spec::{Choice, Draw, DrawScratch};
 use serde_json::{Value, json};
 
 use super::speed::{median, title};
-use crate::draft_model::DraftModel;
+use crate::draft_model::{DraftModel, HeadArgs};
 use crate::machine;
 use crate::model::{self, EngineArgs, Loaded};
 
@@ -50,6 +50,8 @@ pub(crate) struct Args {
     /// Rounds; figures are their medians.
     #[arg(long, value_name = "N", default_value_t = 24)]
     rounds: usize,
+    #[command(flatten)]
+    heads: HeadArgs,
     #[command(flatten)]
     engine: EngineArgs,
 }
@@ -276,11 +278,11 @@ fn subjects(args: &Args, target: &Loaded) -> Result<Vec<Subject>> {
         })
     };
     let mut subjects = Vec::new();
-    if let Some(own) = DraftModel::own(target)? {
+    if let Some(own) = DraftModel::own(target, &args.heads)? {
         subjects.push(subject("own", &own)?);
     }
     for name in &args.drafters {
-        let model = DraftModel::load(name, target)?;
+        let model = DraftModel::load(name, target, &args.heads)?;
         let short = std::path::Path::new(name).file_stem().unwrap_or(name.as_ref()).to_string_lossy();
         subjects.push(subject(&short, &model)?);
     }

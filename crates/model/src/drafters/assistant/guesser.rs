@@ -8,7 +8,7 @@ use crate::layers::{Context, RopeTable, RowPlan, Scratch, Segment, fill_normed};
 use crate::target::Tap;
 use crate::{Error, Result};
 use leveret_kernels::attention::KvBuffer;
-use leveret_kernels::ops::scale;
+use leveret_kernels::ops::{argmax, scale};
 use leveret_kernels::{Activations, Job, Rows, matmul};
 use std::sync::Arc;
 
@@ -30,6 +30,11 @@ pub(super) struct AssistantGuesser {
     /// What each node hands on, `[nodes, target's hidden]`.
     states: Vec<f32>,
     nodes: usize,
+    /// Where the steps of this draft stand.
+    position: DraftPosition,
+    /// While positions are tried: the length of the text, and the next token as guessed from its last
+    /// token and from its last row.
+    tried: Option<(usize, [u32; 2])>,
     scored: Scored,
     plan: RowPlan,
     ropes: Vec<RopeTable>,
@@ -62,6 +67,8 @@ impl AssistantGuesser {
             last: vec![0.0; target.config.hidden],
             states: Vec::new(),
             nodes: 0,
+            position: DraftPosition::LastToken,
+            tried: None,
             scored: Scored::default(),
             plan: RowPlan::default(),
             ropes: network.config.rotations.iter().map(RopeTable::new).collect(),
@@ -91,8 +98,8 @@ impl AssistantGuesser {
         h.resize(tokens.len() * config.hidden, 0.0);
         matmul(team, x, &mut [Job { matrix: &weights.before, rows: Rows::All, out: &mut *h, add: false }]);
 
-        let position = match network.options.position {
-            DraftPosition::LastToken => self.rows,
+        let position = match self.position {
+            DraftPosition::LastToken | DraftPosition::Measured => self.rows,
             DraftPosition::LastRow => self.rows - 1,
         };
         ropes.iter_mut().for_each(|rope| rope.only(position));
@@ -130,6 +137,19 @@ impl AssistantGuesser {
         matmul(team, z, &mut [Job { matrix: &weights.after, rows: Rows::All, out, add: false }]);
         self.nodes += tokens.len();
         Ok(())
+    }
+
+    /// Scores the token after the text, whose last is `last`, from where a draft is to stand.
+    fn open(&mut self, last: u32, position: DraftPosition) -> Result<()> {
+        self.clear();
+        self.position = position;
+        self.step(&[(last, None)])
+    }
+
+    /// The likeliest token after the text.
+    fn likeliest(&self) -> u32 {
+        let scores = self.scores(0);
+        scores.token(argmax(scores.logits).0)
     }
 
     fn clear(&mut self) {
@@ -172,7 +192,6 @@ impl Guesser for AssistantGuesser {
     }
 
     fn begin(&mut self, tokens: &[u32]) -> Result<()> {
-        self.clear();
         let Some((&last, before)) = tokens.split_last() else {
             return Err(Error::request("a draft behind no text"));
         };
@@ -180,7 +199,19 @@ impl Guesser for AssistantGuesser {
             let (rows, needed) = (self.rows, before.len().max(1));
             return Err(Error::request(format!("the drafter knows {rows} rows of the text, of {needed}")));
         }
-        self.step(&[(last, None)])
+        let trial = &self.network.trial;
+        if let Some((len, [token, row])) = self.tried.filter(|(len, _)| *len < tokens.len()) {
+            trial.record(token == tokens[len], row == tokens[len]);
+            self.tried = None;
+        }
+        if let Some(position) = trial.chosen() {
+            return self.open(last, position);
+        }
+        self.open(last, DraftPosition::LastRow)?;
+        let row = self.likeliest();
+        self.open(last, DraftPosition::LastToken)?;
+        self.tried = Some((tokens.len(), [self.likeliest(), row]));
+        Ok(())
     }
 
     fn expand(&mut self, branches: &[Branch]) -> Result<()> {

@@ -5,6 +5,7 @@ use super::super::kinds::DraftOptions;
 use super::super::vocabulary::integers;
 use super::super::{Description, Network, TargetFacts, TargetParts};
 use super::head::{Clusters, DraftHead};
+use super::trial::Trial;
 use super::{Assistant, DraftWindow, FAMILY, Weights};
 use crate::arch::gemma4;
 use crate::config::gguf::GgufConfig;
@@ -125,8 +126,8 @@ pub(in crate::drafters) fn load(
     let mut plan = plan(source)?;
     let shared = plan.fit(&parts.config, options)?;
     let weights = load_weights(source, &plan, options, &Repack { team: &parts.team, source })?;
-    let (target, options) = (parts.clone(), options.assistant);
-    Ok(Arc::new(Assistant { description, target, options, config: plan.config, weights, shared }))
+    let (target, trial) = (parts.clone(), Trial::new(options.assistant.position));
+    Ok(Arc::new(Assistant { description, target, trial, config: plan.config, weights, shared }))
 }
 
 fn plan(source: &Source) -> Result<Plan> {

@@ -8,6 +8,7 @@
 mod guesser;
 mod head;
 mod load;
+mod trial;
 
 use super::kinds::{Kind, Runner};
 use super::{Description, Guesser, Network, TargetParts};
@@ -19,6 +20,7 @@ use head::DraftHead;
 use leveret_kernels::Matrix;
 pub(super) use load::{describe, load};
 use std::sync::Arc;
+use trial::Trial;
 
 pub(super) const KIND: Kind = Kind { family: FAMILY, matches: load::matches, runner: Runner::Assistant };
 
@@ -36,8 +38,11 @@ pub struct AssistantOptions {
 /// The position of all steps of a draft behind `n` processed rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DraftPosition {
-    /// `n`: that of the last token, which is not processed (transformers, llama.cpp).
+    /// The one under which more tokens come true: both are tried in the first rounds, while drafts
+    /// are made at the last token.
     #[default]
+    Measured,
+    /// `n`: that of the last token, which is not processed (transformers, llama.cpp).
     LastToken,
     /// `n - 1`: that of the last processed row (vLLM, SGLang).
     LastRow,
@@ -58,7 +63,7 @@ pub enum DraftWindow {
 struct Assistant {
     description: Description,
     target: TargetParts,
-    options: AssistantOptions,
+    trial: Trial,
     /// Its layers. Each reads the cache that stands as far behind these as [`shared`](Self::shared)
     /// says.
     config: Config,

@@ -16,9 +16,11 @@ pub(super) struct Convention {
 
 /// The conventions that rounds are recorded under; the first is that of the tensors without a prefix.
 pub(super) fn conventions(golden: &Golden) -> Vec<Convention> {
-    let exact = DraftOptions { precision: Precision::Float, ..DraftOptions::default() };
+    // The reference's position, whatever comes true.
+    let assistant = AssistantOptions { position: DraftPosition::LastToken, ..AssistantOptions::default() };
+    let exact = DraftOptions { precision: Precision::Float, assistant, ..DraftOptions::default() };
     let under = |prefix, rounds, window| {
-        let assistant = AssistantOptions { window, ..AssistantOptions::default() };
+        let assistant = AssistantOptions { window, ..assistant };
         Convention { prefix, rounds, options: DraftOptions { assistant, ..exact.clone() } }
     };
     // Assistants of Gemma 4 in the reference library, and under the rule that all others follow.
