@@ -3,9 +3,10 @@
 
 mod common;
 
+use leveret_model::convert::{self, ConvertOptions};
 use leveret_model::formats::Safetensors;
 use leveret_model::{
-    Cache, KvType, LoadOptions, LogitRows, Model, Pass, Precision, Sequence, Source, Target,
+    Cache, ElementType, KvType, LoadOptions, LogitRows, Model, Pass, Precision, Sequence, Source, Target,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -205,13 +206,28 @@ fn projections_named_together() {
     assert!(
         pass(&mut split, &mut caches[0], &tokens, None) == pass(&mut joined, &mut caches[1], &tokens, None)
     );
+
+    // As GGUF, which has an architecture of its own for it.
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(target.join(name), dir.path().join(name)).unwrap();
+    }
+    let file = dir.path().join("next.gguf");
+    let options = ConvertOptions { ty: ElementType::BF16, threads: 1, target: None };
+    convert::to_gguf(&Source::open(dir.path()).unwrap(), &file, &options).unwrap();
+    let mut written = load(&file, 1);
+    assert_eq!(written.config().family, "qwen3_next");
+    let mut cache = written.new_cache(20).unwrap();
+    caches[1] = joined.new_cache(20).unwrap();
+    assert!(
+        pass(&mut written, &mut cache, &tokens, None) == pass(&mut joined, &mut caches[1], &tokens, None)
+    );
 }
 
 #[test]
 fn quantised_at_load() {
     for path in checkpoints() {
         let source = Source::open(&path).unwrap();
-        let precision = Precision::Quantize(leveret_model::ElementType::Q8_0);
+        let precision = Precision::Quantize(ElementType::Q8_0);
         let options = LoadOptions { threads: 1, precision, kv: KvType::F16, ..LoadOptions::default() };
         let mut model = Model::load(&source, &options).unwrap();
         let mut cache = model.new_cache(8).unwrap();

@@ -15,7 +15,7 @@ pub(crate) use activation::{sigmoid, softcap_lanes};
 pub use norm::{
     add_assign, add_scaled, rms_norm, rms_norm_gated, rms_norm_heads, rms_norm_unweighted, scale,
 };
-pub use rope::{rope_half, rope_pairs};
+pub use rope::rope_half;
 pub use select::{argmax, top_k};
 pub use softmax::{log_sum_exp, softmax};
 

@@ -1,5 +1,5 @@
-//! Rotary positions, in the two pairings that models use. The tables come from the model: any
-//! scaling of frequencies or amplitudes is already in them.
+//! Rotary positions. The tables come from the model: any scaling of frequencies or amplitudes is
+//! already in them.
 
 use crate::isa::simd_fn;
 
@@ -25,19 +25,5 @@ simd_fn! {
                 S::store_part(high.add(i), S::fma(x, s, S::mul(y, c)), part);
             }
         }
-    }
-}
-
-/// Rotates the pairs `(head[2 i], head[2 i + 1])` for `i < cos.len()` (interleaved, as GPT-J does);
-/// elements from `2 cos.len()` on stay.
-///
-/// # Panics
-/// If `sin` and `cos` differ in length, or `head` is shorter than twice that.
-pub fn rope_pairs(head: &mut [f32], cos: &[f32], sin: &[f32]) {
-    assert!(sin.len() == cos.len() && head.len() >= 2 * cos.len());
-    for (pair, (c, s)) in head.chunks_exact_mut(2).zip(cos.iter().zip(sin)) {
-        let (x, y) = (pair[0], pair[1]);
-        pair[0] = x * c - y * s;
-        pair[1] = x * s + y * c;
     }
 }

@@ -25,14 +25,23 @@ fn from_hf(keys: &HfConfig<'_>) -> Result<Config> {
     Ok(config)
 }
 
+const GGUF: GgufFamily =
+    GgufFamily { name: "mistral", activation: Activation::SwiGlu, interleaved: true, yarn_truncate: true };
+
 fn from_gguf(keys: &GgufConfig<'_>) -> Result<Config> {
-    let family = GgufFamily {
-        name: "mistral",
-        activation: Activation::SwiGlu,
-        interleaved: true,
-        yarn_truncate: true,
-    };
-    let mut config = keys.decoder(family)?;
+    with_growth(keys, keys.decoder(GGUF)?)
+}
+
+/// A drafter's layers, whose file may hold no embedding; with the windows that it names.
+pub(crate) fn from_gguf_draft(keys: &GgufConfig<'_>) -> Result<Config> {
+    let mut config = with_growth(keys, keys.decoder_of(GGUF, keys.require("vocab_size")?)?)?;
+    let sliding = keys.sliding_layers(config.layers.len(), 0)?;
+    config.set_windows(keys.get("attention.sliding_window")?, |i| sliding[i]);
+    config.check(keys.path())?;
+    Ok(config)
+}
+
+fn with_growth(keys: &GgufConfig<'_>, mut config: Config) -> Result<Config> {
     if let Some(beta) = keys.get::<f32>("attention.temperature_scale")?.filter(|&beta| beta != 0.0) {
         let period = match keys.get("attention.temperature_length")? {
             Some(length) => length,

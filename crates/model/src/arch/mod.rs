@@ -19,6 +19,9 @@ use crate::{Error, Result};
 use serde_json::Value;
 use std::path::Path;
 
+pub(crate) use gpt_oss::GGUF_NAMES as GPT_OSS_GGUF;
+pub(crate) use qwen35::GGUF_NAMES as QWEN35_GGUF;
+
 /// How one family is recognised and described.
 struct Family {
     name: &'static str,
@@ -73,7 +76,8 @@ pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Config> {
     let (path, name) = (keys.path(), keys.architecture());
     let family = FAMILIES.iter().find(|f| f.gguf.contains(&name));
     let family = family.ok_or_else(|| unsupported(path, "general.architecture", name))?;
-    let config = (family.from_gguf)(&keys)?;
+    let mut config = (family.from_gguf)(&keys)?;
+    config.layers.truncate(keys.trunk_blocks()?);
     config.check(path)?;
     Ok(config)
 }

@@ -22,16 +22,16 @@ pub(super) const QWEN35_MOE: Family = Family {
     hf: &["qwen3_5_moe", "qwen3_5_moe_text"],
     from_hf: |keys| moe_from_hf(keys, "qwen3_5_moe"),
     gguf: &["qwen35moe"],
-    from_gguf: moe_from_gguf,
+    from_gguf: |keys| moe_from_gguf(keys, "qwen3_5_moe"),
 };
 
-/// Names its projections together, head by head; its GGUF files have layouts of their own.
+/// Names its projections together, head by head; its GGUF files, some of them.
 pub(super) const QWEN3_NEXT: Family = Family {
     name: "qwen3_next",
     hf: &["qwen3_next"],
     from_hf: |keys| moe_from_hf(keys, "qwen3_next"),
-    gguf: &[],
-    from_gguf: |keys| from_gguf(keys, "qwen3_next"),
+    gguf: &["qwen3next"],
+    from_gguf: |keys| moe_from_gguf(keys, "qwen3_next"),
 };
 
 /// Layers per attending one, the share of a head that is rotated, and the rope base, where a file
@@ -39,7 +39,7 @@ pub(super) const QWEN3_NEXT: Family = Family {
 const PERIOD: usize = 4;
 const ROTATED: f64 = 0.25;
 
-const GGUF_NAMES: TensorNames = TensorNames { mlp_norm: "post_attention_norm", ..TensorNames::GGUF };
+pub(crate) const GGUF_NAMES: TensorNames = TensorNames { mlp_norm: "post_attention_norm", ..TensorNames::GGUF };
 
 fn from_hf(keys: &HfConfig<'_>, family: &'static str) -> Result<Config> {
     let mut config = keys.decoder(family, false)?;
@@ -77,22 +77,17 @@ fn by_period(layers: usize, period: Option<usize>) -> Vec<bool> {
     (0..layers).map(|i| period == 0 || (i + 1) % period != 0).collect()
 }
 
-/// Blocks for guessing ahead stand behind the trunk and are counted with it. Converters put value
-/// heads that share a key head apart, `k_heads` heads from one another.
+/// Converters put value heads that share a key head apart, `k_heads` heads from one another; those of
+/// Qwen3-Next do not.
 fn from_gguf(keys: &GgufConfig<'_>, name: &'static str) -> Result<Config> {
     let family = GgufFamily { name, activation: Activation::SwiGlu, interleaved: false, yarn_truncate: true };
     let mut config = keys.decoder(family)?;
     let blocks = config.layers.len();
-    let ahead = keys.get("nextn_predict_layers")?.unwrap_or(0);
-    if ahead >= blocks {
-        let what = format!("metadata `nextn_predict_layers` is {ahead}, of {blocks} blocks in all");
-        return Err(Error::format(keys.path(), what));
-    }
     let recurrent = match keys.per_layer("attention.recurrent_layers", blocks)? {
         Some(recurrent) => recurrent,
         None => by_period(blocks, keys.get("full_attention_interval")?),
     };
-    config.layers.truncate(blocks - ahead);
+    config.layers.truncate(keys.trunk_blocks()?);
     let v_heads: usize = keys.require("ssm.time_step_rank")?;
     let inner: usize = keys.require("ssm.inner_size")?;
     if v_heads == 0 || !inner.is_multiple_of(v_heads) {
@@ -105,7 +100,7 @@ fn from_gguf(keys: &GgufConfig<'_>, name: &'static str) -> Result<Config> {
         k_dim: keys.require("ssm.state_size")?,
         v_dim: inner / v_heads,
         taps: keys.require("ssm.conv_kernel")?,
-        tiled: true,
+        tiled: name != QWEN3_NEXT.name,
     };
     config.names = GGUF_NAMES;
     Ok(compose(config, DeltaConfig { shape, log_rates: false }, &recurrent, true))
@@ -141,8 +136,8 @@ fn moe_from_hf(keys: &HfConfig<'_>, family: &'static str) -> Result<Config> {
 }
 
 /// Files of this architecture come from checkpoints that renormalise; there is no key for it.
-fn moe_from_gguf(keys: &GgufConfig<'_>) -> Result<Config> {
-    let mut config = from_gguf(keys, "qwen3_5_moe")?;
+fn moe_from_gguf(keys: &GgufConfig<'_>, name: &'static str) -> Result<Config> {
+    let mut config = from_gguf(keys, name)?;
     let shared = keys.get("expert_shared_feed_forward_length")?.filter(|&width: &usize| width > 0);
     let experts = experts(keys.require("expert_count")?, keys.require("expert_used_count")?, shared);
     config.set_experts(experts, keys.require("expert_feed_forward_length")?);

@@ -96,6 +96,16 @@ impl<'a> GgufConfig<'a> {
         Ok((0..layers).map(|i| period == 0 || (i + 1) % period != 0).collect())
     }
 
+    /// Blocks of the decoder itself: those that guess ahead stand behind them and are counted with them.
+    pub(crate) fn trunk_blocks(&self) -> Result<usize> {
+        let blocks: usize = self.require("block_count")?;
+        let ahead = self.get("nextn_predict_layers")?.unwrap_or(0);
+        blocks.checked_sub(ahead).filter(|&trunk| trunk > 0).ok_or_else(|| {
+            let what = format!("metadata `nextn_predict_layers` is {ahead}, of {blocks} blocks in all");
+            Error::format(self.path(), what)
+        })
+    }
+
     /// The sizes all families share, as a decoder without norms on queries and keys, windows or
     /// sinks. Biases are used where the file holds them.
     pub(crate) fn decoder(&self, family: GgufFamily) -> Result<Config> {

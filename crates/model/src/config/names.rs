@@ -170,6 +170,20 @@ pub enum ExpertNames {
     Alternating { gate_up: &'static str, down: &'static str },
 }
 
+impl ExpertNames {
+    /// The first of `layouts` whose tensors are there, or else the first; `has` knows full names
+    /// within the layer.
+    pub(crate) fn found(layouts: &'static [Self], has: impl Fn(&str) -> bool) -> Self {
+        let present = |layout: &&Self| match layout {
+            Self::Each { experts, gate, .. } => has(&format!("{experts}0.{gate}.weight")),
+            Self::Stacked { gate, .. } => has(&format!("{gate}.weight")),
+            Self::Fused { gate_up, .. } => has(gate_up),
+            Self::Alternating { gate_up, .. } => has(gate_up) || has(&format!("{gate_up}_blocks")),
+        };
+        *layouts.iter().find(present).unwrap_or(&layouts[0])
+    }
+}
+
 impl TensorNames {
     /// Hugging Face checkpoints of the Llama line.
     pub(crate) const HF: Self = Self {

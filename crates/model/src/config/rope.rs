@@ -14,7 +14,8 @@ pub struct Rotation {
     pub base: f64,
     /// Leading elements of a head that are rotated; even.
     pub dims: usize,
-    /// Elements `2i` and `2i + 1` form a pair; otherwise `i` and `i + dims / 2`.
+    /// In the file, rows `2i` and `2i + 1` of a head form a pair; otherwise `i` and `i + dims / 2`, as
+    /// in memory they always do.
     pub interleaved: bool,
     /// How the context was extended.
     pub scaling: RopeScaling,
@@ -90,6 +91,16 @@ impl Rotation {
         Ok(())
     }
 
+    /// Where the file has what is row `row` of heads of width `head` in memory.
+    pub(crate) fn stored_row(&self, head: usize, row: usize) -> usize {
+        let (within, half) = (row % head, self.dims / 2);
+        match within {
+            within if !self.interleaved || within >= self.dims => row,
+            within if within < half => row + within,
+            within => row - within + 2 * (within - half) + 1,
+        }
+    }
+
     /// Radians per position of each pair, `[dims / 2]`, and the factor on cosine and sine.
     pub(crate) fn frequencies(&self) -> (Vec<f32>, f32) {
         let plain = (0..self.dims / 2).map(|i| self.base.powf(-((2 * i) as f64) / self.dims as f64));
@@ -142,5 +153,23 @@ fn llama3(frequency: f64, factor: f64, low: f64, high: f64, original: f64) -> f6
     } else {
         let keep = (turns - low) / (high - low);
         (1.0 - keep) * frequency / factor + keep * frequency
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_become_halves_head_by_head_and_the_rest_stays() {
+        let rotation = |interleaved| Rotation { base: 1e4, dims: 4, interleaved, scaling: RopeScaling::None };
+        let places = |interleaved: bool| -> Vec<usize> {
+            (0..12).map(|row| rotation(interleaved).stored_row(6, row)).collect()
+        };
+        assert_eq!(places(true), [0, 2, 1, 3, 4, 5, 6, 8, 7, 9, 10, 11]);
+        assert_eq!(places(false), (0..12).collect::<Vec<_>>());
+        // More than two pairs, where there and back are not the same.
+        let wide = Rotation { dims: 6, ..rotation(true) };
+        assert_eq!((0..6).map(|row| wide.stored_row(6, row)).collect::<Vec<_>>(), [0, 2, 4, 1, 3, 5]);
     }
 }

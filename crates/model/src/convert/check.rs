@@ -1,17 +1,14 @@
-//! Whether a file's description, read back, is that of the original.
+//! Whether the description of a new file, read back, is that of the original.
 
 use crate::config::{Config, LayerConfig, Presence};
+use crate::drafters::{AssistantPlan, BlockConfig, Design, Join, Structure};
 use crate::load::Source;
 use crate::{Error, Result};
 
 /// Refuses a file that would run or tokenize otherwise than the original.
 pub(super) fn same(original: &Source, written: &Source) -> Result<()> {
-    let refuse = |what: String| {
-        let what = format!("cannot be written as GGUF, which has no key for it: {what}");
-        Err(Error::unsupported(original.path(), what))
-    };
     if let Some(what) = networks(&original.config()?, &written.config()?) {
-        return refuse(what);
+        return Err(refuse(original, "GGUF", &what));
     }
     let (ours, theirs) = (original.tokenizer()?, written.tokenizer()?);
     let facts = [
@@ -21,21 +18,112 @@ pub(super) fn same(original: &Source, written: &Source) -> Result<()> {
         ("BOS before a prompt", ours.adds_bos().to_string(), theirs.adds_bos().to_string()),
     ];
     match facts.into_iter().find(|(_, ours, theirs)| ours != theirs) {
-        Some((what, ours, theirs)) => refuse(format!("{what}: {ours} would become {theirs}")),
+        Some((what, ours, theirs)) => {
+            Err(refuse(original, "GGUF", &format!("{what}: {ours} would become {theirs}")))
+        }
         None => Ok(()),
     }
+}
+
+/// Refuses a drafter that would guess otherwise than the original, written as `format`.
+pub(super) fn same_drafter(
+    original: &Source,
+    format: &str,
+    ours: &Structure,
+    theirs: Option<&Structure>,
+) -> Result<()> {
+    let found = match (ours, theirs) {
+        (Structure::Head(a), Some(Structure::Head(b))) => heads(a, b),
+        (Structure::Block(a, shapes), Some(Structure::Block(b, _))) => {
+            blocks(a, b, shapes.embedding_rows.is_some())
+        }
+        (Structure::Assistant(a), Some(Structure::Assistant(b))) => assistants(a, b),
+        _ => Some("what kind of drafter it is".into()),
+    };
+    found.map_or(Ok(()), |what| Err(refuse(original, format, &what)))
+}
+
+fn refuse(original: &Source, format: &str, what: &str) -> Error {
+    let what = format!("cannot be written as {format}, which has no key for it: {what}");
+    Error::unsupported(original.path(), what)
+}
+
+/// The first of some facts that differs.
+fn first_difference(facts: &[(&str, String, String)]) -> Option<String> {
+    let (what, ours, theirs) = facts.iter().find(|(_, ours, theirs)| ours != theirs)?;
+    Some(format!("{what}: {ours} would become {theirs}"))
+}
+
+macro_rules! facts {
+    ($a:ident, $b:ident: $($what:literal => $of:expr),* $(,)?) => {
+        [$(($what, format!("{:?}", $of($a)), format!("{:?}", $of($b)))),*]
+    };
+}
+
+fn heads(a: &Design, b: &Design) -> Option<String> {
+    let join = |d: &Design| match d.join {
+        Join::Projected { .. } => Join::Projected { hidden_first: false },
+        join => join,
+    };
+    let norms = |d: &Design| d.names.feature_norms.iter().map(|(_, width)| *width).collect::<Vec<_>>();
+    let present = |d: &Design| {
+        let n = &d.names;
+        [&n.embedding_norm, &n.hidden_norm, &n.final_norm, &n.embedding, &n.head, &n.mask_hidden]
+            .map(Option::is_some)
+    };
+    let facts = facts![a, b:
+        "family" => |d: &Design| d.family,
+        "features" => |d: &Design| (d.taps.clone(), d.feature),
+        "way to join embedding and feature" => join,
+        "norms of features" => norms,
+        "which norms and tables there are" => present,
+        "feature for the next row" => |d: &Design| d.next,
+        "rows of the head" => |d: &Design| (d.head_rows, d.vocab),
+        "mask rows" => |d: &Design| d.slots,
+    ];
+    first_difference(&facts).or_else(|| networks(&a.config, &b.config))
+}
+
+fn blocks(a: &BlockConfig, b: &BlockConfig, own_embedding: bool) -> Option<String> {
+    let facts = facts![a, b:
+        "family" => |c: &BlockConfig| c.family,
+        "features" => |c: &BlockConfig| c.taps.clone(),
+        "block" => |c: &BlockConfig| (c.rows, c.mask),
+        "whether the last token guesses" => |c: &BlockConfig| c.anchor_guesses,
+        "which layers are causal in a block" => |c: &BlockConfig| c.causal.clone(),
+        "embedding scale" => |c: &BlockConfig| c.embedding_scale[usize::from(own_embedding)],
+        "scale of logits" => |c: &BlockConfig| (c.logit_scale, c.softcap),
+        "candidates of the selector" => |c: &BlockConfig| c.candidates,
+    ];
+    // Embedding, head and softcap are said elsewhere.
+    let layers = |c: &BlockConfig| {
+        let mut layers = Config { vocab: 1, embedding_scale: 1.0, final_softcap: None, ..c.layers.clone() };
+        layers.max_context = a.layers.max_context;
+        layers
+    };
+    first_difference(&facts).or_else(|| networks(&layers(a), &layers(b)))
+}
+
+fn assistants(a: &AssistantPlan, b: &AssistantPlan) -> Option<String> {
+    let facts = facts![a, b:
+        "width of the target's features" => |p: &AssistantPlan| p.outer,
+        "clusters" => |p: &AssistantPlan| p.clusters,
+    ];
+    first_difference(&facts).or_else(|| networks(&a.config, &b.config))
 }
 
 /// The first difference between two networks; rows of another order, other names and what the
 /// tensors themselves say are none.
 fn networks(ours: &Config, theirs: &Config) -> Option<String> {
     type Number<T> = (&'static str, fn(&T) -> f64);
-    const WHOLE: [Number<Config>; 6] = [
+    const WHOLE: [Number<Config>; 8] = [
         ("vocabulary size", |c| c.vocab as f64),
         ("hidden size", |c| c.hidden as f64),
         ("context length", |c| c.max_context as f64),
         ("norm epsilon", |c| c.norm_eps.into()),
         ("embedding scale", |c| c.embedding_scale.into()),
+        ("width of embeddings per layer", |c| c.per_layer.map_or(0.0, |part| part.width as f64)),
+        ("rows of embeddings per layer", |c| c.per_layer.map_or(0.0, |part| part.vocab as f64)),
         ("softcap on logits", |c| c.final_softcap.map_or(0.0, f64::from)),
     ];
     const LAYER: [Number<LayerConfig>; 4] = [
@@ -73,7 +161,8 @@ fn networks(ours: &Config, theirs: &Config) -> Option<String> {
 fn rotations_agree(ours: &Config, theirs: &Config, layer: usize) -> bool {
     let of = |config: &Config| config.rotations[config.layers[layer].attention.rotation].frequencies();
     let ((ours, size), (theirs, other)) = (of(ours), of(theirs));
-    let near = |a: f32, b: f32| (a - b).abs() <= 1e-6 * a.abs();
+    // What does not turn at all stands as a number that is next to none.
+    let near = |a: f32, b: f32| (a - b).abs() <= 1e-6 * a.abs() + 1e-20;
     ours.len() == theirs.len() && near(size, other) && ours.iter().zip(&theirs).all(|(a, b)| near(*a, *b))
 }
 
@@ -83,5 +172,8 @@ fn plain(layer: &LayerConfig) -> LayerConfig {
     layer.attention.rotation = 0;
     (layer.attention.qkv_bias, layer.attention.out_bias) = (Presence::IfPresent, Presence::IfPresent);
     layer.mlp.bias = Presence::IfPresent;
+    if let Some(delta) = &mut layer.delta {
+        (delta.log_rates, delta.shape.tiled) = (false, false);
+    }
     layer
 }

@@ -1,58 +1,78 @@
-//! Model files written anew: a Hugging Face folder or a GGUF file as GGUF.
+//! Files of models and drafters written anew: Hugging Face folders as GGUF, GGUF in another type,
+//! drafters as GGUF or in the layout of the speculators library.
 //!
-//! What a checkpoint is made of is read by the same code that runs it. The front of the new file is
-//! read back before any weight is written: what it would say otherwise than the original is refused.
+//! What a checkpoint is made of is read by the same code that runs it. The description in the new
+//! files is read back before any weight is written: what it would say otherwise than the original is
+//! refused.
 
 mod check;
+mod copy;
+mod drafts;
+mod gguf;
 mod meta;
-mod tensors;
+mod mixers;
+mod plan;
+mod planned;
+mod safetensors;
+mod speculators;
 
-use crate::formats::gguf::{Body, Gguf, MetaValue, TypeId, Writer};
+use crate::drafters::{self, Design, Structure, TargetFacts};
+use crate::formats::gguf::{Body, Writer};
 use crate::load::{Files, LoadOptions, Source};
+use crate::target::Tap;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 use leveret_kernels::{ElementType, Team};
+use meta::Architecture;
+use plan::Plan;
+use planned::Planned;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use tensors::Planned;
+
+pub use speculators::to_speculators;
 
 /// What became of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Converted {
     /// Tensors written.
     pub tensors: usize,
-    /// Size of the file.
+    /// Size of the file with the weights.
     pub bytes: u64,
     /// What the new format has no words for and is of little weight: for people.
     pub notes: Vec<String>,
+}
+
+/// How files are written.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvertOptions<'a> {
+    /// Type of the matrices. Rows that are no whole number of its blocks become Q8_0, or stay as they
+    /// are; vectors are written as floats.
+    pub ty: ElementType,
+    /// Threads that convert weights.
+    pub threads: usize,
+    /// Of a drafter, the model that it was made for: it has the tokenizer, and some drafters do not
+    /// say which of its layers they read.
+    pub target: Option<&'a Source>,
 }
 
 /// Types that matrices can be written in.
 pub const TYPES: [ElementType; 5] =
     [ElementType::F32, ElementType::BF16, ElementType::Q8_0, ElementType::Q4_0, ElementType::Q4K];
 
-/// Families whose folders can be written as GGUF.
-pub const FAMILIES: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "gemma3"];
-
-/// Writes the model of `source` as one GGUF file with matrices of type `ty`. Rows that are no whole
-/// number of its blocks become Q8_0, or stay as they are; vectors are written as floats. The file
-/// appears under its name only when it is complete.
+/// Writes the model or drafter of `source` as one GGUF file. The file appears under its name only
+/// when it is complete.
 ///
 /// # Errors
-/// A type outside [`TYPES`]; a folder of another family than [`FAMILIES`]; a model or tokenizer that
-/// GGUF cannot describe; a damaged model; whatever the system refuses.
-pub fn to_gguf(source: &Source, out: &Path, ty: ElementType, threads: usize) -> Result<Converted> {
-    if !TYPES.contains(&ty) {
+/// A type outside [`TYPES`]; a model, drafter or tokenizer that GGUF cannot describe; a damaged
+/// model; whatever the system refuses.
+pub fn to_gguf(source: &Source, out: &Path, options: &ConvertOptions<'_>) -> Result<Converted> {
+    if !TYPES.contains(&options.ty) {
         let known = TYPES.map(ElementType::name).join(", ");
-        return Err(Error::request(format!(
-            "weights cannot be written as {}; supported: {known}",
-            ty.name()
-        )));
+        let what = format!("weights cannot be written as {}; supported: {known}", options.ty.name());
+        return Err(Error::request(what));
     }
-    let mut part = out.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    let written = write(source, &part, ty, threads);
+    let part = part_of(out);
+    let written = write(source, &part, options);
     match written.and_then(|done| std::fs::rename(&part, out).map(|()| done).map_err(|e| Error::io(out, e))) {
         Ok(done) => Ok(done),
         Err(error) => {
@@ -63,31 +83,73 @@ pub fn to_gguf(source: &Source, out: &Path, ty: ElementType, threads: usize) -> 
     }
 }
 
-fn write(source: &Source, part: &Path, ty: ElementType, threads: usize) -> Result<Converted> {
+/// What is written under another name until it is complete.
+fn part_of(out: &Path) -> PathBuf {
+    let mut part = out.as_os_str().to_owned();
+    part.push(".part");
+    part.into()
+}
+
+/// What the files hold.
+enum Contents {
+    /// A GGUF file, to be copied in another type.
+    Gguf,
+    /// A model, maybe with a layer behind it that guesses.
+    Model(Option<Box<Design>>),
+    Drafter(Structure),
+}
+
+fn contents(source: &Source, target: Option<&TargetFacts>) -> Result<Contents> {
+    if matches!(source.files(), Files::Gguf(_)) {
+        return Ok(Contents::Gguf);
+    }
+    Ok(match drafters::structure(source, target)? {
+        Some(Structure::Head(design)) if !design.complete => Contents::Model(Some(design)),
+        Some(structure) => Contents::Drafter(structure),
+        None => Contents::Model(None),
+    })
+}
+
+fn write(source: &Source, part: &Path, options: &ConvertOptions<'_>) -> Result<Converted> {
+    let target = options.target.map(|target| target.target_facts(&LoadOptions::default())).transpose()?;
     let mut writer = Writer::new();
-    let (planned, notes) = match source.files() {
-        Files::Gguf(gguf) => {
-            copy_meta(gguf, ty, &mut writer)?;
-            (tensors::of_gguf(gguf, ty)?, Vec::new())
+    let contents = contents(source, target.as_ref())?;
+    let (planned, notes) = match (&contents, source.files()) {
+        (Contents::Gguf, Files::Gguf(gguf)) => {
+            copy::meta(gguf, options.ty, &mut writer)?;
+            (copy::tensors(gguf, options.ty)?, Vec::new())
         }
-        Files::Folder(folder) => {
+        (Contents::Model(ahead), Files::Folder(folder)) => {
             // Every tensor is there and has its shape.
             source.footprint(&LoadOptions::default())?;
             let config = source.config()?;
-            let architecture = meta::architecture(source.path(), &config)?;
-            let name = folder.path().file_name().and_then(|name| name.to_str()).unwrap_or("model");
-            meta::describe(architecture, name, &config, ty, &mut writer);
+            let architecture = Architecture::of(source.path(), &config)?;
+            let name = name_of(folder.path());
+            meta::describe(&architecture, name, &config, ahead.iter().len(), options.ty, &mut writer);
             let notes = Tokenizer::write_gguf(folder.path(), config.vocab, &mut writer)?;
             if let Some(mask) = source.mask_token()? {
                 writer.meta("tokenizer.ggml.mask_token_id", mask);
             }
-            let interleaved = matches!(architecture, "llama" | "mistral3");
-            (tensors::of_folder(source, &config, interleaved, ty)?, notes)
+            let mut plan = Plan::new(source, architecture.layout, options.ty);
+            plan.decoder(&config)?;
+            if let Some(design) = ahead {
+                plan.head(design, &drafts::mtp_gguf(config.layers.len()))?;
+            }
+            (plan.planned, notes)
         }
+        (Contents::Drafter(structure), _) => {
+            let vocab = target.as_ref().map(|target| target.config.vocab);
+            let planned = gguf::drafter(source, structure, vocab, options.ty, &mut writer)?;
+            let rows = vocab.unwrap_or(vocab_of(structure));
+            (planned, gguf::tokenizer(source, options.target, rows, &mut writer)?)
+        }
+        _ => return Err(Error::unsupported(source.path(), "neither a model nor a drafter")),
     };
+    let mut planned = planned;
+    planned.sort_by_key(|tensor| !tensor.is_described());
     let io = |error| Error::io(part, error);
     for tensor in &planned {
-        tensor.plan(&mut writer).map_err(io)?;
+        copy::enter(tensor, &mut writer).map_err(io)?;
     }
     let (count, data) = (planned.len(), writer.data_bytes());
     let file = File::create(part).map_err(io)?;
@@ -95,15 +157,36 @@ fn write(source: &Source, part: &Path, ty: ElementType, threads: usize) -> Resul
     let front = file.metadata().map_err(io)?.len();
     // The whole length at once: a description can be read back when no data is there yet.
     file.set_len(front + data).map_err(io)?;
-    let team = Team::new(threads);
+    let team = Team::new(options.threads);
     let (described, rest) = planned.split_at(planned.iter().take_while(|t| t.is_described()).count());
     put(&mut body, described, source, &team, part)?;
-    if let Files::Folder(_) = source.files() {
-        check::same(source, &Source::open(part)?)?;
-    }
+    read_back(source, part, &contents, target.as_ref())?;
     put(&mut body, rest, source, &team, part)?;
     body.finish().map_err(io)?;
     Ok(Converted { tensors: count, bytes: file.metadata().map_err(io)?.len(), notes })
+}
+
+fn read_back(
+    source: &Source,
+    part: &Path,
+    contents: &Contents,
+    target: Option<&TargetFacts>,
+) -> Result<()> {
+    let drafter = |ours: &Structure, target| {
+        let written = Source::open(part)?;
+        check::same_drafter(source, "GGUF", ours, drafters::structure(&written, target)?.as_ref())
+    };
+    match contents {
+        Contents::Gguf => Ok(()),
+        Contents::Drafter(ours) => drafter(ours, target),
+        Contents::Model(ahead) => {
+            check::same(source, &Source::open(part)?)?;
+            match ahead {
+                Some(design) => drafter(&Structure::Head(design.clone()), None),
+                None => Ok(()),
+            }
+        }
+    }
 }
 
 fn put(body: &mut Body<&File>, planned: &[Planned], source: &Source, team: &Team, part: &Path) -> Result<()> {
@@ -115,23 +198,32 @@ fn put(body: &mut Body<&File>, planned: &[Planned], source: &Source, team: &Team
     Ok(())
 }
 
-/// All that the file says but how it lies on disk.
-fn copy_meta(gguf: &Gguf, ty: ElementType, writer: &mut Writer) -> Result<()> {
-    for (key, value) in gguf.meta().iter() {
-        if matches!(key, "general.file_type" | "general.alignment") || key.starts_with("split.") {
-            continue;
-        }
-        let Some(value) = MetaValue::copied(value) else {
-            let what = format!("metadata `{key}` is of a kind that cannot be written again");
-            return Err(Error::unsupported(gguf.meta().path(), what));
-        };
-        writer.meta(key, value);
-    }
-    writer.meta("general.file_type", meta::file_type(ty));
-    Ok(())
+/// What files call the model, which is nothing but the name of its folder.
+fn name_of(path: &Path) -> &str {
+    let named = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+    named.file_name().and_then(|name| name.to_str()).unwrap_or("model")
 }
 
-/// The type id of a tensor of integers in a GGUF file.
-fn id_of(gguf: &Gguf, name: &str) -> Option<TypeId> {
-    gguf.tensors().find(|tensor| tensor.name == name).map(|tensor| tensor.ty)
+fn vocab_of(structure: &Structure) -> usize {
+    match structure {
+        Structure::Head(design) => design.vocab,
+        Structure::Block(config, shapes) => shapes.embedding_rows.unwrap_or(config.layers.vocab),
+        Structure::Assistant(plan) => plan.config.vocab,
+    }
+}
+
+/// Layers after which the target's residual stream is read.
+///
+/// # Errors
+/// None are named; the drafter reads something else.
+fn residual_taps(path: &Path, taps: &[Tap]) -> Result<Vec<usize>> {
+    if taps.is_empty() {
+        let what = "says nowhere which layers of its target it reads: name the target with --target";
+        return Err(Error::unsupported(path, what));
+    }
+    let layer = |tap: &Tap| match tap {
+        Tap::Residual(k) => Ok(*k),
+        other => Err(Error::unsupported(path, format!("reads {other:?} of its target, expected residual streams"))),
+    };
+    taps.iter().map(layer).collect()
 }

@@ -2,7 +2,7 @@
 //! of all of them.
 
 use super::assistant::{self, AssistantOptions};
-use super::block;
+use super::block::{self, BlockConfig, Shapes};
 use super::recurrent::{self, Design};
 use super::{Description, Network, TargetFacts, TargetParts};
 use crate::config::Config;
@@ -23,6 +23,17 @@ pub struct DraftOptions {
     pub force: bool,
     /// Conventions of Gemma 4's assistants.
     pub assistant: AssistantOptions,
+}
+
+/// What a drafter is composed of, whatever dialect described it: for writing it in another one.
+#[derive(Debug)]
+pub(crate) enum Structure {
+    /// It guesses token by token.
+    Head(Box<Design>),
+    /// It guesses a block.
+    Block(Box<BlockConfig>, Shapes),
+    /// It reads the target's keys and values.
+    Assistant(Box<assistant::Plan>),
 }
 
 /// A kind of drafter.
@@ -99,6 +110,25 @@ pub fn load(source: &Source, parts: &TargetParts, options: &DraftOptions) -> Res
         Runner::Block => block::load(source, parts, options),
         Runner::Assistant => assistant::load(source, parts, options),
     }
+}
+
+/// What the drafter in `source` is composed of; `None` if there is none.
+///
+/// # Errors
+/// As [`describe`].
+pub(crate) fn structure(source: &Source, target: Option<&TargetFacts>) -> Result<Option<Structure>> {
+    let Some(kind) = find(source) else { return Ok(None) };
+    let options = DraftOptions::default();
+    describe(source, target, &options)?;
+    let target = target.map(|target| &*target.config);
+    Ok(Some(match kind.runner {
+        Runner::Recurrent(design) => Structure::Head(Box::new(design(source, target, &options)?)),
+        Runner::Block => {
+            let (config, shapes) = block::structure(source, target, &options)?;
+            Structure::Block(Box::new(config), shapes)
+        }
+        Runner::Assistant => Structure::Assistant(Box::new(assistant::plan(source)?)),
+    }))
 }
 
 fn find(source: &Source) -> Option<&'static Kind> {

@@ -20,9 +20,14 @@ use leveret_kernels::{Matrix, Team};
 use std::fmt::Debug;
 use std::sync::Arc;
 
+pub(crate) use assistant::{GGUF as ASSISTANT_GGUF, Plan as AssistantPlan};
 pub use assistant::{AssistantOptions, DraftPosition, DraftWindow};
+pub(crate) use block::{BlockConfig, BlockNames, Shapes};
+pub(crate) use kinds::{Structure, structure};
 pub use kinds::{DraftOptions, describe, load, recognise};
 pub use language::LanguageModel;
+pub(crate) use recurrent::{Design, Join, Names, Next};
+pub(crate) use vocabulary::{MapRule, token_map};
 
 /// What a drafter may use of the target that it guesses for: its threads, its embedding and its
 /// head.

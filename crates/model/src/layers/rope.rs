@@ -1,14 +1,13 @@
 //! Cosines and sines of every position, computed once.
 
 use crate::config::Rotation;
-use leveret_kernels::ops::{rope_half, rope_pairs};
+use leveret_kernels::ops::rope_half;
 
 /// The angles of one kind of rotation for positions `0..len`.
 #[derive(Debug)]
 pub(crate) struct RopeTable {
     frequencies: Vec<f32>,
     magnitude: f32,
-    interleaved: bool,
     /// The position that values begin with.
     first: usize,
     /// `[positions][cosines, sines]`.
@@ -18,7 +17,7 @@ pub(crate) struct RopeTable {
 impl RopeTable {
     pub(crate) fn new(rotation: &Rotation) -> Self {
         let (frequencies, magnitude) = rotation.frequencies();
-        Self { frequencies, magnitude, interleaved: rotation.interleaved, first: 0, values: Vec::new() }
+        Self { frequencies, magnitude, first: 0, values: Vec::new() }
     }
 
     /// Makes sure that positions below `positions` are there. Angles are `f32` products, as in the
@@ -54,11 +53,7 @@ impl RopeTable {
         let pairs = self.frequencies.len();
         let (cos, sin) = self.values[(position - self.first) * 2 * pairs..][..2 * pairs].split_at(pairs);
         for head in heads.chunks_exact_mut(head_dim) {
-            if self.interleaved {
-                rope_pairs(head, cos, sin);
-            } else {
-                rope_half(head, cos, sin);
-            }
+            rope_half(head, cos, sin);
         }
     }
 }

@@ -5,13 +5,52 @@ use super::pack::Pack;
 use crate::Result;
 use crate::config::{DeltaConfig, Presence};
 use crate::layers::{Delta, NormWeights};
+use leveret_kernels::delta::DeltaShape;
 
-/// What a row of a recurrent layer is projected to.
-struct Projections<M> {
-    qkv: M,
-    z: M,
-    b: M,
-    a: M,
+/// The rows of tensors that are laid down key head by key head: where they stand in there.
+pub(crate) struct ByHead {
+    /// Width of a key head, and of the values that share one.
+    key: usize,
+    value: usize,
+    /// Key rows of all heads.
+    keys: usize,
+    /// Value heads that share a key head.
+    heads: usize,
+}
+
+impl ByHead {
+    pub(crate) fn new(shape: &DeltaShape) -> Self {
+        let heads = shape.v_heads / shape.k_heads;
+        Self { key: shape.k_dim, value: heads * shape.v_dim, keys: shape.k_width(), heads }
+    }
+
+    fn at(&self, row: usize, width: usize, offset: usize) -> usize {
+        row / width * 2 * (self.key + self.value) + offset + row % width
+    }
+
+    /// Row `row` of queries, keys and values.
+    pub(crate) fn qkv(&self, row: usize) -> usize {
+        match row {
+            row if row < self.keys => self.at(row, self.key, 0),
+            row if row < 2 * self.keys => self.at(row - self.keys, self.key, self.key),
+            row => self.at(row - 2 * self.keys, self.value, 2 * self.key),
+        }
+    }
+
+    /// Row `row` of the gates.
+    pub(crate) fn z(&self, row: usize) -> usize {
+        self.at(row, self.value, 2 * self.key + self.value)
+    }
+
+    /// The first scalar of value head `head`.
+    pub(crate) fn b(&self, head: usize) -> usize {
+        head / self.heads * 2 * self.heads + head % self.heads
+    }
+
+    /// The second scalar of value head `head`.
+    pub(crate) fn a(&self, head: usize) -> usize {
+        self.b(head) + self.heads
+    }
 }
 
 impl<P: Pack> Loader<'_, P> {
@@ -23,11 +62,8 @@ impl<P: Pack> Loader<'_, P> {
     ) -> Result<Delta<P::Matrix>> {
         let (names, shape, hidden) = (&self.config.names.delta, &config.shape, self.config.hidden);
         let vector = |suffix: &str, len: usize| self.tensors.vector(&name(suffix), &[len]);
-        let Projections { qkv, z, b, a } =
-            match self.tensors.source.has(&format!("{}.weight", name(names.qkvz))) {
-                true => self.delta_by_head(config, name)?,
-                false => self.delta_by_kind(config, name)?,
-            };
+        let (qkv, z) = self.qkv_and_gates(config, name)?;
+        let (b, a) = self.scalars(config, name)?;
         let mut rates = vector(names.rates, shape.v_heads)?;
         if config.log_rates {
             rates.iter_mut().for_each(|rate| *rate = -rate.exp());
@@ -47,49 +83,43 @@ impl<P: Pack> Loader<'_, P> {
         })
     }
 
-    fn delta_by_kind(
+    /// Qwen3-Next: for each key head its query, key, values and gates in one tensor.
+    fn qkv_and_gates(
         &self,
         config: &DeltaConfig,
         name: &dyn Fn(&str) -> String,
-    ) -> Result<Projections<P::Matrix>> {
+    ) -> Result<(P::Matrix, P::Matrix)> {
         let (names, shape, hidden) = (&self.config.names.delta, &config.shape, self.config.hidden);
-        let exact = self.tensors.unrounded();
-        Ok(Projections {
-            qkv: self.tensors.matrix(&name(names.qkv), shape.channels(), hidden, Presence::No)?,
-            z: self.tensors.matrix(&name(names.z), shape.v_width(), hidden, Presence::No)?,
-            b: exact.matrix(&name(names.b), shape.v_heads, hidden, Presence::No)?,
-            a: exact.matrix(&name(names.a), shape.v_heads, hidden, Presence::No)?,
-        })
+        if !self.tensors.source.has(&format!("{}.weight", name(names.qkvz))) {
+            let qkv = self.tensors.matrix(&name(names.qkv), shape.channels(), hidden, Presence::No)?;
+            let z = self.tensors.matrix(&name(names.z), shape.v_width(), hidden, Presence::No)?;
+            return Ok((qkv, z));
+        }
+        let (by, both) = (ByHead::new(shape), name(names.qkvz));
+        let stored = (shape.channels() + shape.v_width(), hidden);
+        let qkv = self.tensors.picked(&both, stored, shape.channels(), |row| by.qkv(row))?;
+        let z = self.tensors.picked(&both, stored, shape.v_width(), |row| by.z(row))?;
+        self.tensors.source.release(&format!("{both}.weight"));
+        Ok((qkv, z))
     }
 
-    /// Qwen3-Next: for each key head its query, key, values and gates in one tensor, and the two
-    /// scalars of its value heads in another.
-    fn delta_by_head(
+    /// The two scalars of each value head; Qwen3-Next has those of a key head's one after the other.
+    fn scalars(
         &self,
         config: &DeltaConfig,
         name: &dyn Fn(&str) -> String,
-    ) -> Result<Projections<P::Matrix>> {
-        let (names, shape, hidden) = (&self.config.names.delta, config.shape, self.config.hidden);
-        let (k, v) = (shape.k_dim, shape.v_heads / shape.k_heads * shape.v_dim);
-        let (group, keys) = (2 * k + 2 * v, shape.k_width());
-        let stored = (shape.k_heads * group, hidden);
-        let at = |row: usize, width: usize, offset: usize| row / width * group + offset + row % width;
-        let qkvz = name(names.qkvz);
-        let qkv = self.tensors.picked(&qkvz, stored, shape.channels(), |row| match row {
-            row if row < keys => at(row, k, 0),
-            row if row < 2 * keys => at(row - keys, k, k),
-            row => at(row - 2 * keys, v, 2 * k),
-        })?;
-        let z = self.tensors.picked(&qkvz, stored, shape.v_width(), |row| at(row, v, 2 * k + v))?;
-        let ba = name(names.ba);
-        let heads = shape.v_heads / shape.k_heads;
-        let scalar = |offset: usize| {
-            let pick = |row: usize| row / heads * 2 * heads + offset + row % heads;
-            self.tensors.unrounded().picked(&ba, (2 * shape.v_heads, hidden), shape.v_heads, pick)
-        };
-        let projections = Projections { qkv, z, b: scalar(0)?, a: scalar(heads)? };
-        [qkvz, ba].iter().for_each(|name| self.tensors.source.release(&format!("{name}.weight")));
-        Ok(projections)
+    ) -> Result<(P::Matrix, P::Matrix)> {
+        let (names, shape, hidden) = (&self.config.names.delta, &config.shape, self.config.hidden);
+        let (exact, heads) = (self.tensors.unrounded(), shape.v_heads);
+        if !self.tensors.source.has(&format!("{}.weight", name(names.ba))) {
+            let b = exact.matrix(&name(names.b), heads, hidden, Presence::No)?;
+            return Ok((b, exact.matrix(&name(names.a), heads, hidden, Presence::No)?));
+        }
+        let (by, both) = (ByHead::new(shape), name(names.ba));
+        let b = exact.picked(&both, (2 * heads, hidden), heads, |row| by.b(row))?;
+        let a = exact.picked(&both, (2 * heads, hidden), heads, |row| by.a(row))?;
+        self.tensors.source.release(&format!("{both}.weight"));
+        Ok((b, a))
     }
 
     /// Stored `[channels, taps]`, with or without a dimension of one between; wanted tap by tap.

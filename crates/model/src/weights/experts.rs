@@ -6,6 +6,7 @@ use super::tensors::Tensors;
 use crate::Result;
 use crate::config::{ExpertNames, MlpConfig, Presence};
 use crate::layers::Gated;
+use crate::load::Source;
 use leveret_kernels::quant::mxfp4_from_pairs;
 use leveret_kernels::{ElementType, par_rows};
 use safetensors::Dtype;
@@ -18,18 +19,7 @@ impl<P: Pack> Loader<'_, P> {
         name: &dyn Fn(&str) -> String,
     ) -> Result<Vec<Gated<P::Matrix>>> {
         let (hidden, width) = (self.config.hidden, mlp.width);
-        let layouts = self.config.names.experts;
-        let has = |suffix: String| self.tensors.source.has(&name(&suffix));
-        let present = |layout: &&ExpertNames| match layout {
-            ExpertNames::Each { experts, gate, .. } => has(format!("{experts}0.{gate}.weight")),
-            ExpertNames::Stacked { gate, .. } => has(format!("{gate}.weight")),
-            ExpertNames::Fused { gate_up, .. } => has((*gate_up).into()),
-            ExpertNames::Alternating { gate_up, .. } => {
-                has((*gate_up).into()) || has(format!("{gate_up}_blocks"))
-            }
-        };
-        let layout = layouts.iter().find(present).unwrap_or(&layouts[0]);
-        match *layout {
+        match ExpertNames::found(self.config.names.experts, |suffix| self.tensors.source.has(&name(suffix))) {
             ExpertNames::Each { experts, gate, up, down } => (0..count)
                 .map(|e| {
                     let name = |part: &str| name(&format!("{experts}{e}.{part}"));
@@ -117,8 +107,8 @@ impl<P: Pack> Loader<'_, P> {
         let hidden = self.config.hidden;
         let gate_up_bias = self.tensors.vector(&format!("{gate_up}_bias"), &[count, 2 * width])?;
         let down_bias = self.tensors.vector(&format!("{down}_bias"), &[count, hidden])?;
-        let gate_up_rows = ExpertRows::open(&self.tensors, gate_up, count, 2 * width, hidden)?;
-        let down_rows = ExpertRows::open(&self.tensors, down, count, hidden, width)?;
+        let gate_up_rows = ExpertRows::open(self.tensors.source, gate_up, count, 2 * width, hidden)?;
+        let down_rows = ExpertRows::open(self.tensors.source, down, count, hidden, width)?;
         let experts = (0..count).map(|e| {
             let half = |first: usize| {
                 let bias = gate_up_bias[e * 2 * width..][..2 * width].iter().skip(first).step_by(2);
@@ -173,7 +163,7 @@ impl<P: Pack> Loader<'_, P> {
 }
 
 /// A tensor of experts whose rows must be gathered.
-struct ExpertRows<'a> {
+pub(crate) struct ExpertRows<'a> {
     rows: usize,
     cols: usize,
     data: ExpertData<'a>,
@@ -187,16 +177,22 @@ enum ExpertData<'a> {
 }
 
 impl<'a> ExpertRows<'a> {
-    fn open<P: Pack>(
-        tensors: &'a Tensors<'_, P>,
+    /// Opens `name`, of `count` experts with `rows` rows of `cols` values.
+    ///
+    /// # Errors
+    /// It is missing, or of another type or shape.
+    pub(crate) fn open(
+        source: &'a Source,
         name: &str,
         count: usize,
         rows: usize,
         cols: usize,
     ) -> Result<Self> {
+        let tensors = Tensors::plain(source);
         let (blocks_name, scales_name) = (format!("{name}_blocks"), format!("{name}_scales"));
-        let Some(blocks) = tensors.source.raw(&blocks_name) else {
-            let tensor = tensors.tensor(name, &[count, cols, rows])?;
+        let Some(blocks) = source.raw(&blocks_name) else {
+            tensors.tensor(name, &[count, cols, rows])?;
+            let tensor = source.tensor(name)?.ok_or_else(|| tensors.fault(name, "is missing"))?;
             if tensor.ty.is_quantized() {
                 return Err(
                     tensors.fault(name, &format!("has the type {}, expected floats", tensor.ty.name()))
@@ -205,7 +201,7 @@ impl<'a> ExpertRows<'a> {
             return Ok(Self { rows, cols, data: ExpertData::Columns { ty: tensor.ty, bytes: tensor.bytes } });
         };
         let per_row = cols / 32;
-        let Some(scales) = tensors.source.raw(&scales_name) else {
+        let Some(scales) = source.raw(&scales_name) else {
             return Err(tensors.fault(&scales_name, "is missing, but its blocks are there"));
         };
         for (name, tensor, shape) in [
@@ -220,7 +216,8 @@ impl<'a> ExpertRows<'a> {
         Ok(Self { rows, cols, data: ExpertData::Mxfp4 { blocks: blocks.bytes, scales: scales.bytes } })
     }
 
-    fn ty(&self) -> ElementType {
+    /// The type of [`row`](Self::row).
+    pub(crate) fn ty(&self) -> ElementType {
         match self.data {
             ExpertData::Columns { ty, .. } => ty,
             ExpertData::Mxfp4 { .. } => ElementType::Mxfp4,
@@ -228,7 +225,7 @@ impl<'a> ExpertRows<'a> {
     }
 
     /// Writes row `row` of expert `e` as one row of type [`ty`](Self::ty).
-    fn row(&self, e: usize, row: usize, out: &mut [u8]) {
+    pub(crate) fn row(&self, e: usize, row: usize, out: &mut [u8]) {
         match self.data {
             ExpertData::Columns { ty, bytes } => {
                 let size = ty.block_bytes();

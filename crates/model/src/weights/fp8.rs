@@ -2,9 +2,11 @@
 //! no kernel multiplies them as they are.
 
 use super::pack::{MatrixShape, Pack};
+use super::tensors::Place;
 use super::{Precision, Tensors};
 use crate::Result;
 use crate::formats::safetensors::Dtype;
+use crate::load::Source;
 use leveret_kernels::ElementType;
 
 /// What a matrix's scale may be called.
@@ -19,6 +21,7 @@ impl<P: Pack> Tensors<'_, P> {
         rows: usize,
         cols: usize,
         bias: &Option<Vec<f32>>,
+        place: Option<Place<'_>>,
     ) -> Result<Option<P::Matrix>> {
         let weight = format!("{name}.weight");
         let Some(raw) = self.source.raw(&weight).filter(|raw| raw.dtype == Dtype::F8_E4M3) else {
@@ -29,13 +32,7 @@ impl<P: Pack> Tensors<'_, P> {
                 format!("has the shape {:?}, expected {:?} from the configuration", raw.shape, [rows, cols]);
             return Err(self.fault(&weight, &what));
         }
-        let scale = SCALES.iter().map(|end| format!("{name}.{end}")).find(|name| self.source.has(name));
-        let Some(scale_name) = scale else {
-            return Err(self.fault(&weight, &format!("has no scale; expected {name}.{}", SCALES[0])));
-        };
-        let Some(scale) = self.scalar(&scale_name)? else {
-            return Err(self.fault(&scale_name, "is no single number"));
-        };
+        let scale = self.fp8_scale(name)?;
         // Known, and of no use.
         let _ = self.source.raw(&format!("{name}.qscale_act"));
         let wide = MatrixShape { ty: ElementType::F32, rows, cols };
@@ -47,19 +44,32 @@ impl<P: Pack> Tensors<'_, P> {
             return self.pack(&weight, stored, &[], bias.clone()).map(Some);
         }
         let values = (0..=u8::MAX).map(|code| e4m3(code) * scale);
+        let row = |row| &raw.bytes[place.map_or(row, |place| place(row)) * cols..][..cols];
+        let codes = (0..rows).flat_map(|r| row(r).iter().map(|&code| usize::from(code)));
         let bytes: Vec<u8> = match stored.ty {
             ElementType::BF16 => {
                 let table: Vec<[u8; 2]> = values.map(|value| bf16(value).to_le_bytes()).collect();
-                raw.bytes.iter().flat_map(|&code| table[usize::from(code)]).collect()
+                codes.flat_map(|code| table[code]).collect()
             }
             _ => {
                 let table: Vec<[u8; 4]> = values.map(f32::to_le_bytes).collect();
-                raw.bytes.iter().flat_map(|&code| table[usize::from(code)]).collect()
+                codes.flat_map(|code| table[code]).collect()
             }
         };
         let matrix = self.pack(&weight, stored, &bytes, bias.clone())?;
         self.source.release(&weight);
         Ok(Some(matrix))
+    }
+
+    /// The scale of `{name}.weight`.
+    fn fp8_scale(&self, name: &str) -> Result<f32> {
+        let scale = SCALES.iter().map(|end| format!("{name}.{end}")).find(|name| self.source.has(name));
+        let Some(scale_name) = scale else {
+            let weight = format!("{name}.weight");
+            return Err(self.fault(&weight, &format!("has no scale; expected {name}.{}", SCALES[0])));
+        };
+        let scale = self.scalar(&scale_name)?;
+        scale.ok_or_else(|| self.fault(&scale_name, "is no single number"))
     }
 
     /// A tensor of one float, whatever its number of dimensions.
@@ -71,6 +81,19 @@ impl<P: Pack> Tensors<'_, P> {
         }
         Ok(self.vector(name, &shape)?.first().copied())
     }
+}
+
+/// The tensor `weight` as `f32` rows, times its scale; `None` if its values are not E4M3.
+///
+/// # Errors
+/// It has no scale, or one that is no number.
+pub(crate) fn widened(source: &Source, weight: &str) -> Result<Option<(MatrixShape, Vec<u8>)>> {
+    let Some(raw) = source.raw(weight).filter(|raw| raw.dtype == Dtype::F8_E4M3) else { return Ok(None) };
+    let name = weight.strip_suffix(".weight").unwrap_or(weight);
+    let scale = Tensors::plain(source).fp8_scale(name)?;
+    let bytes = raw.bytes.iter().flat_map(|&code| (e4m3(code) * scale).to_le_bytes()).collect();
+    let (cols, outer) = raw.shape.split_last().map_or((1, &[] as &[usize]), |(&cols, outer)| (cols, outer));
+    Ok(Some((MatrixShape { ty: ElementType::F32, rows: outer.iter().product(), cols }, bytes)))
 }
 
 /// The value of an E4M3 code: 1 bit of sign, 4 of exponent with a bias of 7, 3 of mantissa, no

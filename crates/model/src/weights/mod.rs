@@ -5,12 +5,15 @@
 
 mod delta;
 mod experts;
-mod fp8;
+pub(crate) mod fp8;
 mod pack;
 mod tensors;
 
+pub(crate) use delta::ByHead;
+pub(crate) use experts::ExpertRows;
 pub(crate) use pack::{MatrixShape, Measure, Pack, Repack, convert, fitting};
 pub(crate) use tensors::Tensors;
+use tensors::Place;
 
 use crate::Result;
 use crate::config::{
@@ -195,8 +198,13 @@ impl<P: Pack> Loader<'_, P> {
         norms: NormWeights,
     ) -> Result<Attention<P::Matrix>> {
         let (names, hidden) = (&self.config.names, self.config.hidden);
-        let head_norm = |suffix: &str, present: bool| {
-            present.then(|| self.tensors.norm(&format!("{}.weight", name(suffix)), a.k_dim)).transpose()
+        let rotation = &self.config.rotations[a.rotation];
+        let in_memory = |row: usize| rotation.stored_row(a.k_dim, row);
+        let place = rotation.interleaved.then_some(&in_memory as Place<'_>);
+        let head_norm = |suffix: &str, present: bool| -> Result<Option<Vec<f32>>> {
+            let norm = || self.tensors.norm(&format!("{}.weight", name(suffix)), a.k_dim);
+            let norm = present.then(norm).transpose()?;
+            Ok(norm.map(|stored| (0..a.k_dim).map(|i| stored[in_memory(i)]).collect()))
         };
         let (k_width, v_width) = a.kv_widths();
         let inputs = match a.input {
@@ -204,19 +212,19 @@ impl<P: Pack> Loader<'_, P> {
             AttentionInput::Given { width } => width,
         };
         let has_keys = !matches!(a.source, KvSource::Layer(_));
-        let matrix = |suffix: &str, width: usize, present: bool| {
-            present.then(|| self.tensors.matrix(&name(suffix), width, inputs, a.qkv_bias)).transpose()
+        let matrix = |suffix: &str, width: usize, place: Option<Place<'_>>| {
+            self.tensors.reordered(&name(suffix), width, inputs, a.qkv_bias, place)
         };
         let (q, gate) = match a.gated {
-            true => self.queries_and_gate(a, &name(names.q)).map(|(q, gate)| (q, Some(gate)))?,
-            false => (self.tensors.matrix(&name(names.q), a.q_width(), inputs, a.qkv_bias)?, None),
+            true => self.queries_and_gate(a, &name(names.q), &in_memory).map(|(q, gate)| (q, Some(gate)))?,
+            false => (matrix(names.q, a.q_width(), place)?, None),
         };
         Ok(Attention {
             norms,
             q,
             gate,
-            k: matrix(names.k, k_width, has_keys)?,
-            v: matrix(names.v, v_width, a.source == KvSource::Own)?,
+            k: has_keys.then(|| matrix(names.k, k_width, place)).transpose()?,
+            v: (a.source == KvSource::Own).then(|| matrix(names.v, v_width, None)).transpose()?,
             o: self.tensors.matrix(&name(names.o), hidden, a.out_width(), a.out_bias)?,
             q_norm: head_norm(names.q_norm, a.qk_norm)?,
             k_norm: head_norm(names.k_norm, a.qk_norm && has_keys)?,
@@ -225,10 +233,18 @@ impl<P: Pack> Loader<'_, P> {
     }
 
     /// Query heads and their gates take turns in one tensor.
-    fn queries_and_gate(&self, a: &AttentionConfig, name: &str) -> Result<(P::Matrix, P::Matrix)> {
+    fn queries_and_gate(
+        &self,
+        a: &AttentionConfig,
+        name: &str,
+        place: Place<'_>,
+    ) -> Result<(P::Matrix, P::Matrix)> {
         let (rows, head) = (a.q_width(), a.k_dim);
         let part = |gate: bool| {
-            let pick = |row: usize| row / head * 2 * head + usize::from(gate) * head + row % head;
+            let pick = |row: usize| {
+                let row = if gate { row } else { place(row) };
+                row / head * 2 * head + usize::from(gate) * head + row % head
+            };
             self.tensors.picked(name, (2 * rows, self.config.hidden), rows, pick)
         };
         let parts = (part(false)?, part(true)?);

@@ -2,13 +2,16 @@
 //! pages given back once they are repacked.
 
 use super::Precision;
-use super::pack::{MatrixShape, Pack, convert, fitting};
+use super::pack::{MatrixShape, Measure, Pack, convert, fitting};
 use crate::config::Presence;
 use crate::formats::TensorView;
 use crate::load::Source;
 use crate::{Error, Result};
 use leveret_kernels::quant;
 use leveret_kernels::{ElementType, par_rows};
+
+/// The stored row that a row in memory is.
+pub(crate) type Place<'a> = &'a (dyn Fn(usize) -> usize + Sync);
 
 /// The tensors of one model's files, and what is to become of them.
 #[derive(Debug)]
@@ -20,18 +23,57 @@ pub(crate) struct Tensors<'a, P> {
     pub(crate) pack: &'a P,
 }
 
+impl<'a> Tensors<'a, Measure> {
+    /// To look at tensors that are not loaded.
+    pub(crate) fn plain(source: &'a Source) -> Self {
+        Self { source, precision: Precision::AsStored, norm_offset: 0.0, pack: &Measure }
+    }
+}
+
 impl<P: Pack> Tensors<'_, P> {
     /// `{name}.weight` `[rows, cols]` with `{name}.bias` `[rows]`.
     pub(crate) fn matrix(&self, name: &str, rows: usize, cols: usize, bias: Presence) -> Result<P::Matrix> {
+        self.reordered(name, rows, cols, bias, None)
+    }
+
+    /// As [`matrix`](Self::matrix), row `r` being stored row `place(r)`.
+    pub(crate) fn reordered(
+        &self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        bias: Presence,
+        place: Option<Place<'_>>,
+    ) -> Result<P::Matrix> {
         let bias = self.optional_vector(&format!("{name}.bias"), &[rows], bias)?;
-        if let Some(matrix) = self.fp8(name, rows, cols, &bias)? {
+        let bias = match place {
+            Some(place) => bias.map(|bias| (0..rows).map(|row| bias[place(row)]).collect()),
+            None => bias,
+        };
+        if let Some(matrix) = self.fp8(name, rows, cols, &bias, place)? {
             return Ok(matrix);
         }
         let name = format!("{name}.weight");
         let tensor = self.tensor(&name, &[rows, cols])?;
-        let matrix = self.pack(&name, MatrixShape { ty: tensor.ty, rows, cols }, tensor.bytes, bias)?;
+        let shape = MatrixShape { ty: tensor.ty, rows, cols };
+        let matrix = match place {
+            Some(place) => self.pack(&name, shape, &self.gathered(&name, shape, tensor.bytes, place)?, bias)?,
+            None => self.pack(&name, shape, tensor.bytes, bias)?,
+        };
         self.source.release(&name);
         Ok(matrix)
+    }
+
+    /// Rows `place(0)`, `place(1)`, … of `bytes`; nothing where bytes do not matter.
+    fn gathered(&self, name: &str, shape: MatrixShape, bytes: &[u8], place: Place<'_>) -> Result<Vec<u8>> {
+        let Some(team) = self.pack.team() else { return Ok(Vec::new()) };
+        let row = shape.ty.row_bytes(shape.cols);
+        let row = row.ok_or_else(|| self.fault(name, "has rows that are no whole number of blocks"))?;
+        let mut gathered = vec![0; shape.rows * row];
+        par_rows(team, (&mut gathered, row), (&mut [] as &mut [u8], 0), |r, out, _| {
+            out.copy_from_slice(&bytes[place(r) * row..][..row]);
+        });
+        Ok(gathered)
     }
 
     /// `rows` rows of `{name}.weight` `[stored, cols]`, the `r`-th being stored row `pick(r)`. The
@@ -46,14 +88,7 @@ impl<P: Pack> Tensors<'_, P> {
         let name = format!("{name}.weight");
         let tensor = self.tensor(&name, &[stored, cols])?;
         let shape = MatrixShape { ty: tensor.ty, rows, cols };
-        let Some(team) = self.pack.team() else { return self.pack(&name, shape, &[], None) };
-        let bytes = tensor.ty.row_bytes(cols);
-        let bytes = bytes.ok_or_else(|| self.fault(&name, "has rows that are no whole number of blocks"))?;
-        let mut gathered = vec![0; rows * bytes];
-        par_rows(team, (&mut gathered, bytes), (&mut [] as &mut [u8], 0), |row, out, _| {
-            out.copy_from_slice(&tensor.bytes[pick(row) * bytes..][..bytes]);
-        });
-        self.pack(&name, shape, &gathered, None)
+        self.pack(&name, shape, &self.gathered(&name, shape, tensor.bytes, &pick)?, None)
     }
 
     /// `{name}.weight` as a matrix of one row of `cols`; files may leave the dimension of one out.

@@ -20,26 +20,28 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What the files say before any tensor is read.
-struct Plan {
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
     path: PathBuf,
     dialect: &'static str,
-    config: Config,
+    pub(crate) config: Config,
     /// Width of the target's residual stream.
-    outer: usize,
+    pub(crate) outer: usize,
     /// Clusters of the head, and how many a row reads.
-    clusters: Option<(usize, usize)>,
-    names: Names,
+    pub(crate) clusters: Option<(usize, usize)>,
+    pub(crate) names: Names,
 }
 
 /// Tensors that only assistants have; matrices without `.weight`.
-struct Names {
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Names {
     /// Before the names of layers, final norm and embedding.
-    prefix: &'static str,
-    before: &'static [&'static str],
-    after: &'static [&'static str],
-    centres: &'static [&'static str],
+    pub(crate) prefix: &'static str,
+    pub(crate) before: &'static [&'static str],
+    pub(crate) after: &'static [&'static str],
+    pub(crate) centres: &'static [&'static str],
     /// Full names.
-    order: &'static [&'static str],
+    pub(crate) order: &'static [&'static str],
 }
 
 const HF: Names = Names {
@@ -51,7 +53,7 @@ const HF: Names = Names {
 };
 
 /// llama.cpp's names, and those that its converter gave before.
-const GGUF: Names = Names {
+pub(crate) const GGUF: Names = Names {
     prefix: "",
     before: &["nextn.pre_projection", "mtp.pre_projection"],
     after: &["nextn.post_projection", "mtp.post_projection"],
@@ -130,7 +132,7 @@ pub(in crate::drafters) fn load(
     Ok(Arc::new(Assistant { description, target, trial, config: plan.config, weights, shared }))
 }
 
-fn plan(source: &Source) -> Result<Plan> {
+pub(in crate::drafters) fn plan(source: &Source) -> Result<Plan> {
     let path: PathBuf = source.path().into();
     let mut plan = match source.files() {
         Files::Gguf(gguf) => {

@@ -17,8 +17,9 @@ use crate::config::Config;
 use crate::layers::Layer;
 use guesser::AssistantGuesser;
 use head::DraftHead;
+pub(crate) use load::{GGUF, Plan};
 use leveret_kernels::Matrix;
-pub(super) use load::{describe, load};
+pub(super) use load::{describe, load, plan};
 use std::sync::Arc;
 use trial::Trial;
 

@@ -8,77 +8,77 @@ use crate::{Error, Result};
 
 /// A block drafter.
 #[derive(Debug, Clone)]
-pub(super) struct BlockConfig {
-    pub(super) family: &'static str,
-    pub(super) dialect: &'static str,
+pub(crate) struct BlockConfig {
+    pub(crate) family: &'static str,
+    pub(crate) dialect: &'static str,
     /// Its layers; embedding and head of it are not read.
-    pub(super) layers: Config,
+    pub(crate) layers: Config,
     /// Layers of the target whose features it reads, as the format counts them.
-    pub(super) ids: Vec<usize>,
-    pub(super) rule: LayerIds,
+    pub(crate) ids: Vec<usize>,
+    pub(crate) rule: LayerIds,
     /// The same as taps, once they have been checked.
-    pub(super) taps: Vec<Tap>,
+    pub(crate) taps: Vec<Tap>,
     /// Layers of the target that it was made for, if the files say so.
-    pub(super) target_layers: Option<usize>,
+    pub(crate) target_layers: Option<usize>,
     /// Rows of a block: the last token and masks.
-    pub(super) rows: usize,
+    pub(crate) rows: usize,
     /// The last token's row guesses too, and every row guesses what comes after it; otherwise mask
     /// rows guess what stands in their own place.
-    pub(super) anchor_guesses: bool,
+    pub(crate) anchor_guesses: bool,
     /// For each layer whether rows of the block see only rows before them.
-    pub(super) causal: Vec<bool>,
-    pub(super) mask: u32,
+    pub(crate) causal: Vec<bool>,
+    pub(crate) mask: u32,
     /// Factor on embedding rows: on the target's raw ones, or on its own.
-    pub(super) embedding_scale: [f32; 2],
+    pub(crate) embedding_scale: [f32; 2],
     /// Factor on logits.
-    pub(super) logit_scale: f32,
+    pub(crate) logit_scale: f32,
     /// Softcap on logits, instead of the one that belongs to the head.
-    pub(super) softcap: Option<f32>,
+    pub(crate) softcap: Option<f32>,
     /// Candidates that a selector chooses from.
-    pub(super) candidates: usize,
-    pub(super) map_rule: MapRule,
-    pub(super) names: BlockNames,
+    pub(crate) candidates: usize,
+    pub(crate) map_rule: MapRule,
+    pub(crate) names: BlockNames,
 }
 
 /// What the shapes of tensors say that configurations do not.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Shapes {
-    pub(super) prefix: &'static str,
-    pub(super) target_hidden: usize,
+pub(crate) struct Shapes {
+    pub(crate) prefix: &'static str,
+    pub(crate) target_hidden: usize,
     /// Rows of an embedding and a head of its own.
-    pub(super) embedding_rows: Option<usize>,
-    pub(super) head_rows: Option<usize>,
+    pub(crate) embedding_rows: Option<usize>,
+    pub(crate) head_rows: Option<usize>,
     /// Rows of tables that are indexed by tokens.
-    pub(super) tables: Vec<usize>,
+    pub(crate) tables: Vec<usize>,
 }
 
 /// Names of tensors that only block drafters have. Each may have several spellings.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct BlockNames {
+pub(crate) struct BlockNames {
     /// What may stand before all names.
-    pub(super) prefixes: &'static [&'static str],
-    pub(super) layers: TensorNames,
-    pub(super) fc: &'static [&'static str],
-    pub(super) context_norm: &'static [&'static str],
-    pub(super) norm: &'static [&'static str],
-    pub(super) embedding: &'static str,
-    pub(super) head: &'static str,
+    pub(crate) prefixes: &'static [&'static str],
+    pub(crate) layers: TensorNames,
+    pub(crate) fc: &'static [&'static str],
+    pub(crate) context_norm: &'static [&'static str],
+    pub(crate) norm: &'static [&'static str],
+    pub(crate) embedding: &'static str,
+    pub(crate) head: &'static str,
     /// Kernel (full name) and projection of the convolutions around attention and MLP.
-    pub(super) convolutions: [(&'static str, &'static str); 2],
-    pub(super) fusion: &'static str,
-    pub(super) markov_in: &'static str,
-    pub(super) markov_out: &'static str,
-    pub(super) markov_gate: &'static str,
-    pub(super) markov_joint: &'static str,
-    pub(super) confidence: &'static str,
-    pub(super) selector: &'static str,
-    pub(super) predecessor: &'static str,
-    pub(super) successor: &'static str,
-    pub(super) correction: &'static str,
+    pub(crate) convolutions: [(&'static str, &'static str); 2],
+    pub(crate) fusion: &'static str,
+    pub(crate) markov_in: &'static str,
+    pub(crate) markov_out: &'static str,
+    pub(crate) markov_gate: &'static str,
+    pub(crate) markov_joint: &'static str,
+    pub(crate) confidence: &'static str,
+    pub(crate) selector: &'static str,
+    pub(crate) predecessor: &'static str,
+    pub(crate) successor: &'static str,
+    pub(crate) correction: &'static str,
 }
 
 impl BlockNames {
-    pub(super) const HF: Self = Self {
+    pub(crate) const HF: Self = Self {
         prefixes: &["", "model.", "draft_model.", "module.draft_model.", "module."],
         layers: TensorNames::HF,
         fc: &["fc", "encoder.fc", "context_proj"],
@@ -102,7 +102,7 @@ impl BlockNames {
         correction: "hidden_correction",
     };
 
-    pub(super) const GGUF: Self = Self {
+    pub(crate) const GGUF: Self = Self {
         prefixes: &[""],
         layers: TensorNames::GGUF,
         fc: &["fc"],
@@ -124,14 +124,14 @@ impl BlockNames {
     };
 
     /// Where `name` stands: behind the prefix, unless the files have it without.
-    pub(super) fn placed(source: &Source, prefix: &str, name: &str) -> String {
+    pub(crate) fn placed(source: &Source, prefix: &str, name: &str) -> String {
         let with = format!("{prefix}{name}");
         let has = |name: &str| source.has(name) || source.has(&format!("{name}.weight"));
         if !has(&with) && has(name) { name.to_owned() } else { with }
     }
 
     /// The first of `names` that the files have, or else the first.
-    pub(super) fn spelled(source: &Source, prefix: &str, names: &[&'static str]) -> String {
+    pub(crate) fn spelled(source: &Source, prefix: &str, names: &[&'static str]) -> String {
         let full = |name: &&str| format!("{prefix}{name}");
         let mut all = names.iter().map(full);
         let present = all.find(|name| source.has(&format!("{name}.weight")));
@@ -144,17 +144,17 @@ const MOST_ROWS: usize = 256;
 
 impl BlockConfig {
     /// Tokens that a block guesses.
-    pub(super) fn slots(&self) -> usize {
+    pub(crate) fn slots(&self) -> usize {
         self.rows - self.first_slot()
     }
 
     /// The block's row that guesses first.
-    pub(super) fn first_slot(&self) -> usize {
+    pub(crate) fn first_slot(&self) -> usize {
         usize::from(!self.anchor_guesses)
     }
 
     /// Refuses what cannot be run, and reads the shapes that the configuration leaves open.
-    pub(super) fn check(&self, source: &Source) -> Result<Shapes> {
+    pub(crate) fn check(&self, source: &Source) -> Result<Shapes> {
         let path = source.path();
         self.layers.check(path)?;
         let fault = |what: String| Err(Error::format(path, what));

@@ -1,4 +1,5 @@
-//! GGUF files of block drafters, as llama.cpp's converter writes them.
+//! GGUF files of block drafters, as llama.cpp's converter writes them, and with the keys of
+//! docs/gguf.md for what it has none for.
 
 use super::config::{BlockConfig, BlockNames};
 use super::{LayerIds, MapRule};
@@ -13,6 +14,7 @@ pub(super) fn family(gguf: &Gguf) -> Option<&'static str> {
     let names = BlockNames::GGUF;
     let has = |name: &str| keys.has_tensor(&format!("{name}.weight"));
     Some(match () {
+        () if has(&format!("{}.gate_proj", names.correction)) => "dfly",
         () if has(names.markov_in) => "dspark",
         () if has(names.selector) => "dflash2",
         () => "dflash",
@@ -40,8 +42,8 @@ pub(super) fn read(gguf: &Gguf, target: Option<&Config>) -> Result<BlockConfig> 
         layer.attention.window = window.filter(|_| sliding[i]);
         layer.attention.qk_norm = keys.has_tensor(&format!("blk.{i}.{}.weight", names.layers.q_norm));
     }
-    let causal = match keys.get("attention.causal")? {
-        Some(causal) => vec![causal; count],
+    let causal = match keys.per_layer("attention.causal", count)? {
+        Some(causal) => causal,
         None => sliding.iter().map(|&sliding| sliding && family == "dflash").collect(),
     };
     let mask: Option<u32> = match keys.get("mask_token_id")? {
@@ -58,7 +60,7 @@ pub(super) fn read(gguf: &Gguf, target: Option<&Config>) -> Result<BlockConfig> 
         ids: keys.require("target_layers")?,
         rule: LayerIds::Inputs,
         taps: Vec::new(),
-        target_layers: None,
+        target_layers: keys.get("target_block_count")?,
         rows: keys.require("block_size")?,
         anchor_guesses: keys.get("sample_from_anchor")?.unwrap_or(false),
         causal,

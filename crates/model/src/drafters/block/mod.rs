@@ -22,7 +22,7 @@ use crate::footprint::packed;
 use crate::load::{Files, Source};
 use crate::weights::{Measure, Pack, Repack};
 use crate::{Error, Result};
-use config::BlockConfig;
+pub(crate) use config::{BlockConfig, BlockNames, Shapes};
 use path::PathPart;
 use std::sync::Arc;
 use weights::BlockWeights;
@@ -55,11 +55,21 @@ pub(super) fn describe(
     Ok(found.describe(target.map_or(0, |t| t.head_bytes)))
 }
 
+/// What the drafter is composed of.
+pub(super) fn structure(
+    source: &Source,
+    target: Option<&Config>,
+    options: &DraftOptions,
+) -> Result<(BlockConfig, Shapes)> {
+    let found = read(source, target, options, &Measure)?;
+    Ok((found.config, found.shapes))
+}
+
 /// See [`Runner`].
 pub(super) fn load(source: &Source, parts: &TargetParts, options: &DraftOptions) -> Result<Arc<dyn Network>> {
     let facts = parts.facts();
     let description = describe(source, Some(&facts), options)?;
-    let Found { config, weights, map } =
+    let Found { config, weights, map, .. } =
         read(source, Some(&parts.config), options, &Repack { team: &parts.team, source })?;
     Ok(Arc::new(BlockNetwork { description, config, weights, map, parts: parts.clone() }))
 }
@@ -79,6 +89,7 @@ struct Found<M> {
     config: BlockConfig,
     weights: BlockWeights<M>,
     map: Option<TokenMap>,
+    shapes: Shapes,
 }
 
 fn read<P: Pack>(
@@ -133,7 +144,7 @@ fn read<P: Pack>(
     }
     let vocab = shapes.head_rows.or(tokens).unwrap_or(0);
     let weights = BlockWeights::load(source, &config, &shapes, vocab, options.precision, pack)?;
-    Ok(Found { config, weights, map })
+    Ok(Found { config, weights, map, shapes })
 }
 
 impl Found<crate::weights::MatrixShape> {

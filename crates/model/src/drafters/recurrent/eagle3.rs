@@ -105,12 +105,9 @@ fn from_folder(
         (_, None) => format!("{prefix}layers.{i}."),
     });
     let slots = slots(&path, folder, &outer)?;
-    if let Some(Slots { mask, .. }) = slots.filter(|slots| slots.mask as usize >= config.vocab) {
-        let what = format!("the mask token is {mask}, expected one of the {} in the embedding", config.vocab);
-        return Err(Error::format(&path, what));
-    }
+    let slots = slots.map(|slots| checked(&path, slots, config.vocab)).transpose()?;
     Ok(Design {
-        family: if slots.is_some() { "p-eagle" } else { "eagle3" },
+        family: family_of(slots),
         dialect: dialect(root, first),
         layer_names: layer_names.collect(),
         names: Names {
@@ -198,11 +195,26 @@ fn taps(
     rule.taps(path, &ids, layers, options)
 }
 
+fn family_of(slots: Option<Slots>) -> &'static str {
+    if slots.is_some() { "p-eagle" } else { "eagle3" }
+}
+
+/// Bound on the tokens that mask rows guess.
+const MOST: usize = 64;
+
+/// Mask rows whose token is one of the `vocab` in the embedding.
+fn checked(path: &Path, Slots { count, mask }: Slots, vocab: usize) -> Result<Slots> {
+    if mask as usize >= vocab {
+        let what = format!("the mask token is {mask}, expected one of the {vocab} in the embedding");
+        return Err(Error::format(path, what));
+    }
+    Ok(Slots { count: count.clamp(1, MOST), mask })
+}
+
 /// P-EAGLE's mask rows.
 fn slots(path: &Path, folder: &Folder, outer: &HfConfig<'_>) -> Result<Option<Slots>> {
     const TOKEN_KEYS: [&str; 3] = ["mask_token_id", "pard_token", "ptd_token_id"];
     const DEFAULT: usize = 5;
-    const MOST: usize = 64;
     let named = outer.text("speculators_model_type") == Some("peagle");
     if folder.raw("mask_hidden").is_none() && !named {
         return Ok(None);
@@ -220,7 +232,7 @@ fn slots(path: &Path, folder: &Folder, outer: &HfConfig<'_>) -> Result<Option<Sl
     let proposed = folder.config.as_ref().and_then(|config| {
         config.pointer("/speculators_config/proposal_methods/0/speculative_tokens")?.as_u64()
     });
-    let count = proposed.map_or(DEFAULT, |count| usize::try_from(count).unwrap_or(MOST)).clamp(1, MOST);
+    let count = proposed.map_or(DEFAULT, |count| usize::try_from(count).unwrap_or(MOST));
     Ok(Some(Slots { count, mask }))
 }
 
@@ -248,24 +260,35 @@ fn from_gguf(gguf: &Gguf, target: Option<&Config>, options: &DraftOptions) -> Re
         LayerIds::Inputs.taps(keys.path(), &keys.require::<Vec<usize>>("target_layers")?, layers, options)?;
     let flag = |key: &str| Ok::<_, Error>(keys.get::<bool>(key)?.unwrap_or(false));
     let named = |name: &str| Some(name.to_owned()).filter(|name| has(name));
+    // Beyond llama.cpp's layout: docs/gguf.md.
+    let count = taps.len();
+    let feature_norms = match (has("fc_norm.0"), flag("norm_before_fc")?) {
+        (true, _) => (0..count).map(|i| (format!("fc_norm.{i}"), feature)).collect(),
+        (false, true) => vec![("input_norm".into(), count * feature)],
+        (false, false) => Vec::new(),
+    };
+    let slots = match keys.get("parallel_tokens")? {
+        Some(count) => {
+            let mask = gguf.meta().require("tokenizer.ggml.mask_token_id")?;
+            Some(checked(keys.path(), Slots { count, mask }, vocab)?)
+        }
+        None => None,
+    };
     let head = named("output");
     let rows = head.as_ref().and_then(|_| gguf.tensor("output.weight").ok()??.shape.first().copied());
     Ok(Design {
-        family: "eagle3",
+        family: family_of(slots),
         dialect: "gguf",
         layer_names: (0..config.layers.len()).map(|i| format!("blk.{i}.")).collect(),
         names: Names {
             fc: "fc".into(),
-            feature_norms: match flag("norm_before_fc")? {
-                true => vec![("input_norm".into(), taps.len() * feature)],
-                false => Vec::new(),
-            },
+            feature_norms,
             embedding_norm: Some(format!("{first}attn_norm")),
             hidden_norm: Some(format!("{first}attn_norm_2")),
             final_norm: Some("output_norm".into()),
             embedding: named("token_embd"),
             head,
-            mask_hidden: None,
+            mask_hidden: slots.map(|_| "mask_hidden".into()),
         },
         taps,
         feature,
@@ -274,7 +297,7 @@ fn from_gguf(gguf: &Gguf, target: Option<&Config>, options: &DraftOptions) -> Re
         head_rows: rows.unwrap_or(vocab),
         map: MapRule::Token,
         vocab: target.map_or(vocab, |target| target.vocab),
-        slots: None,
+        slots,
         complete: true,
         config,
     })

@@ -110,8 +110,8 @@ fn trunk_layers(source: &Source) -> Option<usize> {
     match source.files() {
         Files::Gguf(gguf) => {
             let keys = GgufConfig::new(gguf).ok()?;
-            let ahead: usize = keys.get("nextn_predict_layers").ok()??;
-            keys.get::<usize>("block_count").ok()??.checked_sub(ahead)
+            let trunk = keys.trunk_blocks().ok()?;
+            (trunk < keys.get("block_count").ok()??).then_some(trunk)
         }
         Files::Folder(folder) => {
             let config = folder.config.as_ref()?;

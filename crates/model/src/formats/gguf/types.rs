@@ -62,6 +62,11 @@ impl TypeId {
         Some(*ty)
     }
 
+    /// The id of a type of integers.
+    pub(crate) fn of_integers(dtype: Dtype) -> Option<Self> {
+        (24..=27).map(Self).find(|id| id.integer() == Some(dtype))
+    }
+
     /// The type of a tensor of integers, as other formats call it.
     pub fn integer(self) -> Option<Dtype> {
         match self.0 {

@@ -1,0 +1,167 @@
+//! Drafters written in other layouts and read back: the same scores, bit for bit, whichever way they
+//! went.
+
+mod common;
+
+use leveret_model::convert::{self, ConvertOptions};
+use leveret_model::drafters::{self, Branch, Committed, DraftOptions, Features};
+use leveret_model::{ElementType, Error, LoadOptions, LogitRows, Model, Pass, Source, Tap, Target};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Files of a drafter, its target, and whether speculators has a layout for its kind.
+const CASES: [(&str, &str, bool); 20] = [
+    ("eagle1/drafter", "eagle1/target", true),
+    ("eagle3/drafter-specforge", "eagle3/target", true),
+    ("eagle3/drafter-safeailab", "eagle3/target", true),
+    ("eagle3/drafter-speculators", "eagle3/target", true),
+    ("eagle3-spec-nbr/drafter-speculators", "eagle3/target", true),
+    ("eagle3-spec-3.1/drafter-speculators", "eagle3/target", true),
+    ("eagle3-spec-inputnorm/drafter-speculators", "eagle3/target", true),
+    ("p-eagle/drafter-speculators", "eagle3/target", true),
+    ("mistral-eagle/drafter", "mistral-eagle/target", false),
+    ("dflash/drafter", "dflash/target", true),
+    ("dflash-sliding/drafter", "dflash/target", true),
+    ("dflash2/drafter", "dflash/target", true),
+    ("dspark/drafter", "dflash/target", true),
+    ("dspark-gated/drafter", "dflash/target", true),
+    ("dspark-rnn/drafter", "dflash/target", true),
+    ("gemma4-e/assistant", "gemma4-e/target", false),
+    ("gemma4-31b/assistant", "gemma4-31b/target", false),
+    ("gemma4-26b-a4b/assistant", "gemma4-26b-a4b/target", false),
+    ("qwen35/target", "qwen35/target", false),
+    ("qwen35-moe/target", "qwen35-moe/target", false),
+];
+
+/// Tokens of the text, and of the draft behind it.
+const TEXT: usize = 40;
+const DRAFT: usize = 4;
+
+/// A text that the target has read, and its features.
+struct Text {
+    tokens: Vec<u32>,
+    taps: Vec<Tap>,
+    values: Vec<Vec<Vec<f32>>>,
+}
+
+impl Features for Text {
+    fn feature(&self, tap: Tap, row: usize) -> &[f32] {
+        &self.values[self.taps.iter().position(|&t| t == tap).unwrap()][row]
+    }
+}
+
+impl Text {
+    fn new(model: &mut Model, taps: &[Tap]) -> Self {
+        let vocab = model.vocab_size() as u32;
+        let tokens: Vec<u32> = (0..TEXT as u32).map(|i| (i * 53 + 7) % vocab).collect();
+        let mut cache = model.new_cache(TEXT).unwrap();
+        let pass = Pass { cache: &mut cache, tokens: &tokens, parents: None, logits: LogitRows::None };
+        model.forward(&mut [pass], taps).unwrap();
+        let rows = |tap| (0..TEXT).map(|row| model.feature(tap, row).to_vec()).collect();
+        Self { values: (0..taps.len()).map(rows).collect(), taps: taps.to_vec(), tokens }
+    }
+}
+
+/// A chain of greedy guesses behind texts of several lengths, and the bits of all scores.
+fn drafts(path: &Path, model: &mut Model) -> (Vec<u32>, Vec<u32>) {
+    let source = Source::open(path).unwrap();
+    let network = drafters::load(&source, &model.parts(), &DraftOptions::default());
+    let network = network.unwrap_or_else(|error| panic!("{error}"));
+    let text = Text::new(model, &network.description().taps);
+    let depth = network.description().depth.unwrap_or(DRAFT).min(DRAFT);
+    let (mut ids, mut bits) = (Vec::new(), Vec::new());
+    for n in [1, 13, TEXT - 1] {
+        let mut guesser = Arc::clone(&network).guesser(TEXT + DRAFT).unwrap();
+        let rows: Vec<usize> = (0..n).collect();
+        guesser.observe(&Committed { tokens: &text.tokens, first: 0, rows: &rows, features: &text }).unwrap();
+        guesser.begin(&text.tokens[..=n]).unwrap();
+        for node in 0..depth {
+            let scores = guesser.scores(node);
+            bits.extend(scores.logits.iter().chain(&scores.confidence).map(|x| x.to_bits()));
+            let best = (0..scores.logits.len()).max_by(|&a, &b| scores.logits[a].total_cmp(&scores.logits[b]));
+            let token = scores.token(best.unwrap());
+            ids.push(token);
+            if node + 1 < depth {
+                guesser.expand(&[Branch { parent: node, token }]).unwrap();
+            }
+        }
+    }
+    (ids, bits)
+}
+
+fn model(path: &Path) -> Model {
+    Model::load(&Source::open(path).unwrap(), &LoadOptions { threads: 1, ..LoadOptions::default() }).unwrap()
+}
+
+/// Writes `from` to `to`: a GGUF file, or a folder.
+fn convert_as(ty: ElementType, from: &Path, to: &Path, target: &Path) -> leveret_model::Result<()> {
+    let (source, target) = (Source::open(from)?, Source::open(target)?);
+    let options = ConvertOptions { ty, threads: 1, target: Some(&target) };
+    match to.extension() {
+        Some(_) => convert::to_gguf(&source, to, &options),
+        None => convert::to_speculators(&source, Some("owner/target"), to, &options),
+    }
+    .map(|_| ())
+}
+
+fn convert(from: &Path, to: &Path, target: &Path) {
+    convert_as(ElementType::BF16, from, to, target).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn there_and_back() {
+    for (drafter, target, in_speculators) in CASES {
+        let (drafter, target) = (common::golden(drafter), common::golden(target));
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| -> PathBuf { dir.path().join(name) };
+        let mut model = model(&target);
+        let original = drafts(&drafter, &mut model);
+        let mut same = |path: &Path, way: &str| {
+            let (ids, bits) = drafts(path, &mut model);
+            assert_eq!(ids, original.0, "{}: {way}", drafter.display());
+            assert!(bits == original.1, "{}: {way}", drafter.display());
+        };
+        convert(&drafter, &at("a.gguf"), &target);
+        same(&at("a.gguf"), "as GGUF");
+        if !in_speculators {
+            let refused = convert_as(ElementType::BF16, &drafter, &at("no"), &target);
+            assert!(matches!(refused, Err(Error::Unsupported { .. })), "{refused:?}");
+            continue;
+        }
+        convert(&at("a.gguf"), &at("b"), &target);
+        same(&at("b"), "as GGUF, then for speculators");
+        convert(&at("b"), &at("c.gguf"), &target);
+        same(&at("c.gguf"), "and as GGUF again");
+        convert_as(ElementType::F32, &drafter, &at("d"), &target).unwrap();
+        convert(&at("d"), &at("e.gguf"), &target);
+        same(&at("e.gguf"), "for speculators in 32 bits, then as GGUF");
+    }
+}
+
+/// What llama.cpp's converter has written becomes what it was made from.
+#[test]
+fn from_files_of_llama_cpp() {
+    for (case, target) in [("eagle3", "eagle3"), ("dflash", "dflash"), ("dflash-sliding", "dflash"), ("dspark", "dflash")] {
+        let target = common::golden(target).join("target");
+        let file = common::golden(case).join("gguf/drafter-bf16.gguf");
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        convert(&file, &out, &target);
+        let mut model = model(&target);
+        assert!(drafts(&file, &mut model) == drafts(&out, &mut model), "{case}");
+    }
+}
+
+#[test]
+fn quantised_drafters_guess() {
+    for (drafter, target, _) in CASES.into_iter().filter(|(drafter, ..)| !drafter.starts_with("qwen35")) {
+        let (drafter, target) = (common::golden(drafter), common::golden(target));
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.gguf");
+        convert_as(ElementType::Q8_0, &drafter, &file, &target).unwrap();
+        let mut model = model(&target);
+        let (ids, original) = (drafts(&file, &mut model).0, drafts(&drafter, &mut model).0);
+        let equal = ids.iter().zip(&original).filter(|(a, b)| a == b).count();
+        assert!(equal * 2 > ids.len(), "{}: {equal} of {}", drafter.display(), ids.len());
+    }
+}
