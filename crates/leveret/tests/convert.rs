@@ -83,10 +83,11 @@ fn unrounded_weights_give_the_same_bits() {
     }
 }
 
-/// Rows of heads stand in another order in the file, whatever the type of their blocks.
+/// Weights are rounded alike whether a file has them so or loading does it; rows of heads that stand in
+/// another order in the file find their places whatever the type of their blocks.
 #[test]
-fn quantised_rows_find_their_places() {
-    for case in ["llama", "ministral3", "qwen3"] {
+fn quantised_files_give_the_bits_of_quantising_at_load() {
+    for case in CASES.into_iter().filter(|case| !case.starts_with("qwen35")) {
         let Some(folder) = golden(case).map(|dir| dir.join("target")) else { return };
         let dir = tempfile::tempdir().unwrap();
         let tokens: Vec<u32> = (0..40).map(|i| i * 29 % 360 + 8).collect();
@@ -104,13 +105,11 @@ fn every_type_agrees_with_the_reference() {
     for case in CASES {
         let Some(dir) = golden(case) else { return };
         let golden = Golden::open(&dir).unwrap();
-        let config = Source::open(dir.join("target")).unwrap().config().unwrap();
-        let mixture = config.layers.iter().any(|layer| layer.mlp.experts.is_some());
         for (ty, closeness) in
             [("bf16", Closeness::Exact), ("f32", Closeness::Exact), ("q8_0", Closeness::Rounded)]
         {
-            // Rows near the border between two experts take the other one.
-            if ty == "q8_0" && mixture {
+            // Experts, sums of many parts: what rounding does there is compared above.
+            if ty == "q8_0" && !CASES[..6].contains(&case) {
                 continue;
             }
             let out = tempfile::tempdir().unwrap();
