@@ -203,7 +203,7 @@ pub(super) fn eagle_gguf(design: &Design) -> HeadNames {
     HeadNames {
         names: Names {
             fc: "fc".into(),
-            feature_norms: feature_norms(design, "input_norm", "fc_norm"),
+            feature_norms: feature_norms(design, "enc.output_norm", "fc_norm"),
             embedding_norm: named(names.embedding_norm.is_some(), "blk.0.attn_norm"),
             hidden_norm: named(names.hidden_norm.is_some(), "blk.0.attn_norm_2"),
             final_norm: named(names.final_norm.is_some(), "output_norm"),

@@ -132,6 +132,28 @@ impl<'a> Drafter<'a> {
     }
 }
 
+/// What of a drafter llama.cpp cannot read, if anything.
+pub(super) fn own(structure: &Structure, planned: &[Planned]) -> Option<&'static str> {
+    match structure {
+        Structure::Head(design) => match design.family {
+            "eagle1" => Some("EAGLE-1"),
+            "mistral-eagle" => Some("Mistral's EAGLE"),
+            "p-eagle" => Some("P-EAGLE"),
+            _ if design.config.layers.len() > 1 => Some("EAGLE-3 of several layers"),
+            _ if design.taps.len() != 3 => Some("EAGLE-3 with another number of features than three"),
+            _ if writes(planned, "fc_norm.0.weight") => Some("EAGLE-3.1's norms of features"),
+            _ => None,
+        },
+        Structure::Block(config, _) => match config.family {
+            "dfly" => Some("DFly"),
+            _ if writes(planned, "markov_gate.weight") => Some("a gated Markov head"),
+            _ if writes(planned, "markov_joint.weight") => Some("a recurrent Markov head"),
+            _ => None,
+        },
+        Structure::Assistant(plan) => plan.clusters.map(|_| "a clustered head"),
+    }
+}
+
 /// Adds the tokenizer that a drafter goes with: its target's, or one that lies beside it. Returns
 /// what is to be told.
 pub(super) fn tokenizer(

@@ -55,6 +55,11 @@ impl Architecture {
 
     pub(super) const DFLASH: Self = Self::plain("dflash");
 
+    /// Whether its files of llama.cpp have no windows, so that one is of all layers.
+    fn has_no_windows(&self) -> bool {
+        ["llama", "mistral3"].contains(&self.name)
+    }
+
     /// What GGUF has for the family of `config`.
     ///
     /// # Errors
@@ -148,15 +153,30 @@ pub(super) fn describe(
     recurrent(config, &mut keys);
 }
 
+/// What llama.cpp computes otherwise from a file that says all there is to say.
+pub(super) fn notes(architecture: &Architecture, config: &Config) -> Vec<String> {
+    let mut notes = Vec::new();
+    let window = config.layers.iter().find_map(|layer| layer.attention.window);
+    if let Some(window) = window.filter(|_| architecture.has_no_windows()) {
+        notes.push(format!(
+            "llama.cpp knows no sliding window in `{}` and computes something else beyond {window} tokens",
+            architecture.name
+        ));
+    }
+    if let RopeScaling::Yarn { truncate: false, .. } = config.rotations[0].scaling {
+        notes.push("llama.cpp rounds the ends of YaRN's ramp, which this model does not".into());
+    }
+    notes
+}
+
 fn windows(architecture: &Architecture, config: &Config, keys: &mut Keys<'_>) {
     let windows = || config.layers.iter().map(|layer| layer.attention.window);
     let Some(window) = windows().flatten().next() else { return };
     keys.count("attention.sliding_window", window);
     let period = architecture.period;
     let usual = |(i, window): (usize, Option<usize>)| window.is_some() == ((i + 1) % period != 0);
-    // Of these names all layers have the window.
-    let all = ["llama", "mistral3"].contains(&architecture.name);
-    if !all && (period == 0 || !windows().enumerate().all(usual)) {
+    // There all layers have the window.
+    if !architecture.has_no_windows() && (period == 0 || !windows().enumerate().all(usual)) {
         let sliding: Vec<bool> = windows().map(|window| window.is_some()).collect();
         keys.put("attention.sliding_window_pattern", sliding);
     }

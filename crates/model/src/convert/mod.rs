@@ -126,7 +126,8 @@ fn write(source: &Source, part: &Path, options: &ConvertOptions<'_>) -> Result<C
             let architecture = Architecture::of(source.path(), &config)?;
             let name = name_of(folder.path());
             meta::describe(&architecture, name, &config, ahead.iter().len(), options.ty, &mut writer);
-            let notes = Tokenizer::write_gguf(folder.path(), config.vocab, &mut writer)?;
+            let mut notes = Tokenizer::write_gguf(folder.path(), config.vocab, &mut writer)?;
+            notes.extend(meta::notes(&architecture, &config));
             if let Some(mask) = source.mask_token()? {
                 writer.meta("tokenizer.ggml.mask_token_id", mask);
             }
@@ -141,7 +142,11 @@ fn write(source: &Source, part: &Path, options: &ConvertOptions<'_>) -> Result<C
             let vocab = target.as_ref().map(|target| target.config.vocab);
             let planned = gguf::drafter(source, structure, vocab, options.ty, &mut writer)?;
             let rows = vocab.unwrap_or(vocab_of(structure));
-            (planned, gguf::tokenizer(source, options.target, rows, &mut writer)?)
+            let mut notes = gguf::tokenizer(source, options.target, rows, &mut writer)?;
+            notes.extend(gguf::own(structure, &planned).map(|what| {
+                format!("llama.cpp has no layout for {what}: only Leveret reads this file (docs/gguf.md)")
+            }));
+            (planned, notes)
         }
         _ => return Err(Error::unsupported(source.path(), "neither a model nor a drafter")),
     };

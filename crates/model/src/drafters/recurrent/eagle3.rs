@@ -264,7 +264,7 @@ fn from_gguf(gguf: &Gguf, target: Option<&Config>, options: &DraftOptions) -> Re
     let count = taps.len();
     let feature_norms = match (has("fc_norm.0"), flag("norm_before_fc")?) {
         (true, _) => (0..count).map(|i| (format!("fc_norm.{i}"), feature)).collect(),
-        (false, true) => vec![("input_norm".into(), count * feature)],
+        (false, true) => vec![("enc.output_norm".into(), count * feature)],
         (false, false) => Vec::new(),
     };
     let slots = match keys.get("parallel_tokens")? {
