@@ -78,7 +78,8 @@ fn drafts(path: &Path, model: &mut Model) -> (Vec<u32>, Vec<u32>) {
         for node in 0..depth {
             let scores = guesser.scores(node);
             bits.extend(scores.logits.iter().chain(&scores.confidence).map(|x| x.to_bits()));
-            let best = (0..scores.logits.len()).max_by(|&a, &b| scores.logits[a].total_cmp(&scores.logits[b]));
+            let best =
+                (0..scores.logits.len()).max_by(|&a, &b| scores.logits[a].total_cmp(&scores.logits[b]));
             let token = scores.token(best.unwrap());
             ids.push(token);
             if node + 1 < depth {
@@ -141,7 +142,9 @@ fn there_and_back() {
 /// What llama.cpp's converter has written becomes what it was made from.
 #[test]
 fn from_files_of_llama_cpp() {
-    for (case, target) in [("eagle3", "eagle3"), ("dflash", "dflash"), ("dflash-sliding", "dflash"), ("dspark", "dflash")] {
+    for (case, target) in
+        [("eagle3", "eagle3"), ("dflash", "dflash"), ("dflash-sliding", "dflash"), ("dspark", "dflash")]
+    {
         let target = common::golden(target).join("target");
         let file = common::golden(case).join("gguf/drafter-bf16.gguf");
         let dir = tempfile::tempdir().unwrap();

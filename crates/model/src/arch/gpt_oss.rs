@@ -24,7 +24,8 @@ const HF_NAMES: TensorNames = TensorNames {
     ..TensorNames::HF
 };
 
-pub(crate) const GGUF_NAMES: TensorNames = TensorNames { mlp_norm: "post_attention_norm", ..TensorNames::GGUF };
+pub(crate) const GGUF_NAMES: TensorNames =
+    TensorNames { mlp_norm: "post_attention_norm", ..TensorNames::GGUF };
 
 fn from_hf(keys: &HfConfig<'_>) -> Result<Config> {
     let mut config = keys.decoder("gpt_oss", false)?;

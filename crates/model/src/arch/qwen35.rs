@@ -39,7 +39,8 @@ pub(super) const QWEN3_NEXT: Family = Family {
 const PERIOD: usize = 4;
 const ROTATED: f64 = 0.25;
 
-pub(crate) const GGUF_NAMES: TensorNames = TensorNames { mlp_norm: "post_attention_norm", ..TensorNames::GGUF };
+pub(crate) const GGUF_NAMES: TensorNames =
+    TensorNames { mlp_norm: "post_attention_norm", ..TensorNames::GGUF };
 
 fn from_hf(keys: &HfConfig<'_>, family: &'static str) -> Result<Config> {
     let mut config = keys.decoder(family, false)?;

@@ -48,8 +48,9 @@ impl Plan<'_> {
         for norm in norms {
             self.norm(norm, config)?;
         }
-        for matrix in
-            [both(&names.embedding, &to.names.embedding), both(&names.head, &to.names.head)].into_iter().flatten()
+        for matrix in [both(&names.embedding, &to.names.embedding), both(&names.head, &to.names.head)]
+            .into_iter()
+            .flatten()
         {
             self.matrix(matrix, Presence::No)?;
         }
@@ -179,10 +180,8 @@ impl Plan<'_> {
         }
         let shared = borrowing(config.clone());
         for i in 0..shared.layers.len() {
-            let bases = (
-                format!("{}{}{i}.", names.prefix, config.names.layer),
-                format!("{}{i}.", layout.layer),
-            );
+            let bases =
+                (format!("{}{}{i}.", names.prefix, config.names.layer), format!("{}{i}.", layout.layer));
             self.layer(&shared, i, bases)?;
         }
         self.norm(outer(config.names.final_norm, layout.final_norm), config)

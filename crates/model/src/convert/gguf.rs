@@ -5,7 +5,9 @@ use super::drafts::{borrowing, eagle_gguf, joins_features, writes};
 use super::meta::{self, Architecture, Keys};
 use super::plan::{Plan, divisors};
 use super::planned::Planned;
-use crate::drafters::{AssistantPlan, BlockConfig, BlockNames, Design, Join, MapRule, Next, Shapes, Structure};
+use crate::drafters::{
+    AssistantPlan, BlockConfig, BlockNames, Design, Join, MapRule, Next, Shapes, Structure,
+};
 use crate::formats::gguf::{MetaValue, Writer};
 use crate::load::{Files, Source};
 use crate::tokenizer::Tokenizer;
@@ -96,7 +98,8 @@ impl<'a> Drafter<'a> {
                 keys.put(key, factor);
             }
         }
-        let shape = |name: &str| planned.iter().find(|tensor| tensor.name == name).map(|tensor| &tensor.shape[..]);
+        let shape =
+            |name: &str| planned.iter().find(|tensor| tensor.name == name).map(|tensor| &tensor.shape[..]);
         if writes(&planned, &format!("{}.weight", names.confidence)) {
             keys.put("has_confidence_head", true);
         }
@@ -171,7 +174,8 @@ pub(super) fn tokenizer(
         Some(target) => match target.files() {
             Files::Folder(folder) => Tokenizer::write_gguf(folder.path(), vocab, writer),
             Files::Gguf(gguf) => {
-                let entries = gguf.meta().iter().filter(|(key, _)| key.starts_with("tokenizer.") && *key != MASK);
+                let entries =
+                    gguf.meta().iter().filter(|(key, _)| key.starts_with("tokenizer.") && *key != MASK);
                 for (key, value) in entries {
                     let Some(value) = MetaValue::copied(value) else {
                         let what = format!("metadata `{key}` is of a kind that cannot be written again");
@@ -186,7 +190,9 @@ pub(super) fn tokenizer(
             Some(dir) => Tokenizer::write_gguf(&dir, vocab, writer),
             None => {
                 writer.meta("tokenizer.ggml.model", "none");
-                Ok(vec!["no tokenizer is written, which llama.cpp asks for: name the target with --target".into()])
+                Ok(vec![
+                    "no tokenizer is written, which llama.cpp asks for: name the target with --target".into(),
+                ])
             }
         },
     }

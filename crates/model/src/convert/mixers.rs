@@ -23,8 +23,7 @@ impl Plan<'_> {
         };
         let values = |width: usize| (0..shape.v_heads * width).map(move |row| value(row, width));
         let keys = 2 * shape.k_width();
-        let channels: Vec<usize> =
-            (0..keys).chain(values(shape.v_dim).map(|row| keys + row)).collect();
+        let channels: Vec<usize> = (0..keys).chain(values(shape.v_dim).map(|row| keys + row)).collect();
         let order = |order: Vec<usize>| tiled.then_some(order);
 
         let (from, to) = plan.at(|n| n.delta.qkv);
@@ -35,7 +34,10 @@ impl Plan<'_> {
                 let from = format!("{from}.weight");
                 let qkv = channels.iter().map(|&row| by.qkv(row)).collect();
                 let z = values(shape.v_dim).map(|row| by.z(row)).collect();
-                (Rows { order: Some(qkv), ..Rows::of(from.clone()) }, Rows { order: Some(z), ..Rows::of(from) })
+                (
+                    Rows { order: Some(qkv), ..Rows::of(from.clone()) },
+                    Rows { order: Some(z), ..Rows::of(from) },
+                )
             }
             None => {
                 let z = order(values(shape.v_dim).collect());
@@ -58,10 +60,8 @@ impl Plan<'_> {
                     None => order(values(1).collect()),
                 }
             };
-            let separate = [
-                (plan.at(|n| n.delta.b), scalars(ByHead::b)),
-                (plan.at(|n| n.delta.a), scalars(ByHead::a)),
-            ];
+            let separate =
+                [(plan.at(|n| n.delta.b), scalars(ByHead::b)), (plan.at(|n| n.delta.a), scalars(ByHead::a))];
             for ((from, to), order) in separate {
                 let from = if by_head.is_some() { &ba.0 } else { &from };
                 let rows = Rows { order, ..Rows::of(format!("{from}.weight")) };
@@ -70,7 +70,8 @@ impl Plan<'_> {
         }
 
         let (from, to) = plan.at(|n| n.delta.out);
-        let rows = Rows { columns: order(values(shape.v_dim).collect()), ..Rows::of(format!("{from}.weight")) };
+        let rows =
+            Rows { columns: order(values(shape.v_dim).collect()), ..Rows::of(format!("{from}.weight")) };
         self.floats(format!("{to}.weight"), rows, None, None)?;
         let f32 = Some(ElementType::F32);
         let (from, to) = plan.at(|n| n.delta.conv);
@@ -139,14 +140,17 @@ impl Plan<'_> {
             self.floats(plan.to(gate_up_to), both, None, None)?;
             return self.floats(plan.to(down_to), last, None, None);
         }
-        let Some(ExpertNames::Stacked { gate: gate_to, up: up_to, down: down_to }) = to(false).copied() else {
+        let Some(ExpertNames::Stacked { gate: gate_to, up: up_to, down: down_to }) = to(false).copied()
+        else {
             return Err(self.unsupported("experts for which the new layout has no names"));
         };
         let weight = |name: &str| plan.to(&format!("{name}.weight"));
         let (gate_to, up_to, down_to) = (weight(gate_to), weight(up_to), weight(down_to));
         match stored {
             ExpertNames::Each { experts, gate, up, down } => {
-                for (name, to, shape) in [(gate, gate_to, &inner), (up, up_to, &inner), (down, down_to, &outer)] {
+                for (name, to, shape) in
+                    [(gate, gate_to, &inner), (up, up_to, &inner), (down, down_to, &outer)]
+                {
                     let each = |e: usize| plan.from(&format!("{experts}{e}.{name}.weight"));
                     let rows = Rows { tensors: (0..count).map(each).collect(), ..Rows::default() };
                     self.floats(to, rows, None, Some(shape.clone()))?;

@@ -171,12 +171,7 @@ fn write(source: &Source, part: &Path, options: &ConvertOptions<'_>) -> Result<C
     Ok(Converted { tensors: count, bytes: file.metadata().map_err(io)?.len(), notes })
 }
 
-fn read_back(
-    source: &Source,
-    part: &Path,
-    contents: &Contents,
-    target: Option<&TargetFacts>,
-) -> Result<()> {
+fn read_back(source: &Source, part: &Path, contents: &Contents, target: Option<&TargetFacts>) -> Result<()> {
     let drafter = |ours: &Structure, target| {
         let written = Source::open(part)?;
         check::same_drafter(source, "GGUF", ours, drafters::structure(&written, target)?.as_ref())
@@ -228,7 +223,9 @@ fn residual_taps(path: &Path, taps: &[Tap]) -> Result<Vec<usize>> {
     }
     let layer = |tap: &Tap| match tap {
         Tap::Residual(k) => Ok(*k),
-        other => Err(Error::unsupported(path, format!("reads {other:?} of its target, expected residual streams"))),
+        other => {
+            Err(Error::unsupported(path, format!("reads {other:?} of its target, expected residual streams")))
+        }
     };
     taps.iter().map(layer).collect()
 }

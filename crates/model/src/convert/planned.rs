@@ -38,7 +38,14 @@ pub(super) enum Origin {
     Rows(Rows),
     /// A matrix of every expert from a tensor of gpt-oss: of its `rows` rows of `cols` values, those
     /// from `first` on in steps of `step`.
-    Alternating { name: String, experts: usize, rows: usize, cols: usize, first: usize, step: usize },
+    Alternating {
+        name: String,
+        experts: usize,
+        rows: usize,
+        cols: usize,
+        first: usize,
+        step: usize,
+    },
 }
 
 /// Rows of tensors, which are counted through.
@@ -110,7 +117,9 @@ impl Planned {
         if ty == shape.ty {
             return Ok(Cow::Owned(bytes));
         }
-        convert(team, shape, &bytes, ty).map(Cow::Owned).ok_or_else(|| fault(source, name, "cannot be converted"))
+        convert(team, shape, &bytes, ty)
+            .map(Cow::Owned)
+            .ok_or_else(|| fault(source, name, "cannot be converted"))
     }
 
     /// Gives the pages of the original back.
@@ -134,8 +143,7 @@ impl Rows {
         let (mut shape, mut bytes) = self.joined(source)?;
         if let Some(order) = &self.order {
             let row = shape.ty.row_bytes(shape.cols).ok_or_else(|| fault(source, name, BROKEN))?;
-            let rows: Option<Vec<&[u8]>> =
-                order.iter().map(|&i| bytes.get(i * row..(i + 1) * row)).collect();
+            let rows: Option<Vec<&[u8]>> = order.iter().map(|&i| bytes.get(i * row..(i + 1) * row)).collect();
             bytes = Cow::Owned(rows.ok_or_else(|| fault(source, name, "has too few rows"))?.concat());
             shape.rows = order.len();
         }

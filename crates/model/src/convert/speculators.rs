@@ -41,7 +41,8 @@ pub fn to_speculators(
     options: &ConvertOptions<'_>,
 ) -> Result<Converted> {
     if !matches!(options.ty, ElementType::F32 | ElementType::BF16) {
-        let what = format!("drafters for vLLM cannot be written as {}; supported: F32, BF16", options.ty.name());
+        let what =
+            format!("drafters for vLLM cannot be written as {}; supported: F32, BF16", options.ty.name());
         return Err(Error::request(what));
     }
     let part = part_of(out);
@@ -69,7 +70,10 @@ fn write(
 ) -> Result<Converted> {
     let target = options.target.map(|target| target.target_facts(&LoadOptions::default())).transpose()?;
     let Some(structure) = drafters::structure(source, target.as_ref())? else {
-        return Err(Error::unsupported(source.path(), "holds no drafter: only these have the layout of speculators"));
+        return Err(Error::unsupported(
+            source.path(),
+            "holds no drafter: only these have the layout of speculators",
+        ));
     };
     let mut plan = Plan::new(source, LAYOUT, options.ty);
     let (kind, mut config, proposed) = match &structure {
@@ -83,7 +87,10 @@ fn write(
     planned.sort_by_key(|tensor| !tensor.is_described());
     config.insert("speculators_model_type".into(), json!(kind));
     config.insert("speculators_version".into(), json!(VERSION));
-    config.insert("torch_dtype".into(), json!(if options.ty == ElementType::F32 { "float32" } else { "bfloat16" }));
+    config.insert(
+        "torch_dtype".into(),
+        json!(if options.ty == ElementType::F32 { "float32" } else { "bfloat16" }),
+    );
     config.insert("speculators_config".into(), proposal(source, kind, proposed, verifier, options.target));
 
     std::fs::create_dir_all(part).map_err(|error| Error::io(part, error))?;
@@ -122,7 +129,9 @@ fn head(plan: &mut Plan<'_>, design: &Design) -> Result<Described> {
         "eagle1" if design.config.layers.len() == 1 => "eagle",
         "eagle3" => "eagle3",
         "p-eagle" => "peagle",
-        "eagle1" => return Err(plan.unsupported("an EAGLE-1 head of several layers; speculators has one layer")),
+        "eagle1" => {
+            return Err(plan.unsupported("an EAGLE-1 head of several layers; speculators has one layer"));
+        }
         family => return Err(unknown(plan.source, family)),
     };
     let named = |name: &str| Some(name.to_owned());
@@ -231,7 +240,13 @@ fn block(
     }
     if let Some(&[_, rank]) = shape(names.markov_in) {
         let (gated, joint) = (shape(names.markov_gate).is_some(), shape(names.markov_joint).is_some());
-        let head = if joint { "rnn" } else if gated { "gated" } else { "vanilla" };
+        let head = if joint {
+            "rnn"
+        } else if gated {
+            "gated"
+        } else {
+            "vanilla"
+        };
         let confidence = shape(names.confidence).and_then(|shape| shape.last().copied());
         keys.insert("markov_rank".into(), json!(rank));
         keys.insert("markov_head_type".into(), json!(head));
@@ -256,7 +271,8 @@ fn proposal(
     };
     let before = config(source).and_then(|config| config.get("speculators_config").cloned());
     let before = |pointer: &str| before.as_ref().and_then(|before| before.pointer(pointer).cloned());
-    let tokens = proposed.map(|count| json!(count)).or_else(|| before("/proposal_methods/0/speculative_tokens"));
+    let tokens =
+        proposed.map(|count| json!(count)).or_else(|| before("/proposal_methods/0/speculative_tokens"));
     let known = match (verifier, target) {
         (None, None) => before("/verifier"),
         _ => None,

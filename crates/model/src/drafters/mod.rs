@@ -20,11 +20,11 @@ use leveret_kernels::{Matrix, Team};
 use std::fmt::Debug;
 use std::sync::Arc;
 
-pub(crate) use assistant::{GGUF as ASSISTANT_GGUF, Plan as AssistantPlan};
 pub use assistant::{AssistantOptions, DraftPosition, DraftWindow};
+pub(crate) use assistant::{GGUF as ASSISTANT_GGUF, Plan as AssistantPlan};
 pub(crate) use block::{BlockConfig, BlockNames, Shapes};
-pub(crate) use kinds::{Structure, structure};
 pub use kinds::{DraftOptions, describe, load, recognise};
+pub(crate) use kinds::{Structure, structure};
 pub use language::LanguageModel;
 pub(crate) use recurrent::{Design, Join, Names, Next};
 pub(crate) use vocabulary::{MapRule, token_map};

@@ -104,11 +104,7 @@ impl<P: Pack> Loader<'_, P> {
     }
 
     /// The two scalars of each value head; Qwen3-Next has those of a key head's one after the other.
-    fn scalars(
-        &self,
-        config: &DeltaConfig,
-        name: &dyn Fn(&str) -> String,
-    ) -> Result<(P::Matrix, P::Matrix)> {
+    fn scalars(&self, config: &DeltaConfig, name: &dyn Fn(&str) -> String) -> Result<(P::Matrix, P::Matrix)> {
         let (names, shape, hidden) = (&self.config.names.delta, &config.shape, self.config.hidden);
         let (exact, heads) = (self.tensors.unrounded(), shape.v_heads);
         if !self.tensors.source.has(&format!("{}.weight", name(names.ba))) {

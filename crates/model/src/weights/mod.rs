@@ -12,8 +12,8 @@ mod tensors;
 pub(crate) use delta::ByHead;
 pub(crate) use experts::ExpertRows;
 pub(crate) use pack::{MatrixShape, Measure, Pack, Repack, convert, fitting};
-pub(crate) use tensors::Tensors;
 use tensors::Place;
+pub(crate) use tensors::Tensors;
 
 use crate::Result;
 use crate::config::{

@@ -57,7 +57,9 @@ impl<P: Pack> Tensors<'_, P> {
         let tensor = self.tensor(&name, &[rows, cols])?;
         let shape = MatrixShape { ty: tensor.ty, rows, cols };
         let matrix = match place {
-            Some(place) => self.pack(&name, shape, &self.gathered(&name, shape, tensor.bytes, place)?, bias)?,
+            Some(place) => {
+                self.pack(&name, shape, &self.gathered(&name, shape, tensor.bytes, place)?, bias)?
+            }
             None => self.pack(&name, shape, tensor.bytes, bias)?,
         };
         self.source.release(&name);
