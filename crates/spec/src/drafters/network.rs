@@ -109,8 +109,9 @@ impl NetworkDrafter {
         let mut branches = 0;
         for depth in 0..deepest {
             self.next.clear();
+            let mut seen = None;
             for at in 0..self.level.len() {
-                self.look_behind(self.level[at], context);
+                self.look_behind(self.level[at], context, &mut seen);
             }
             let guesses = &mut self.guesses;
             self.next.sort_by(|&a, &b| guesses[b].chance.total_cmp(&guesses[a].chance));
@@ -194,12 +195,15 @@ impl NetworkDrafter {
         Ok(())
     }
 
-    /// Adds the tokens that may follow guess `at`.
-    fn look_behind(&mut self, at: usize, context: &Context<'_>) {
+    /// Adds the tokens that may follow guess `at`. `seen` is the row of scores that the choices are of;
+    /// where slots of a block are independent, all guesses of a level have the same.
+    fn look_behind(&mut self, at: usize, context: &Context<'_>, seen: &mut Option<*const f32>) {
         let Guess { depth, chance, branch, .. } = self.guesses[at];
         let scores = self.guesser.scores(branch);
         let position = (context.tokens.len() + depth) as u64;
-        context.draw.choices(position, &scores, CHOICES, &mut self.scratch, &mut self.choices);
+        if seen.replace(scores.logits.as_ptr()) != Some(scores.logits.as_ptr()) {
+            context.draw.choices(position, &scores, CHOICES, &mut self.scratch, &mut self.choices);
+        }
         let least = context.worth.least_chance(0.0);
         for (rank, choice) in self.choices.iter().enumerate() {
             let own = scores.confidence.filter(|_| rank == 0).unwrap_or(choice.chance);

@@ -12,7 +12,7 @@ use indicatif::HumanBytes;
 use leveret_kernels::wait_until_settled;
 use leveret_model::drafters::{Branch, Committed, Description, Features, Guesser};
 use leveret_model::{Cache, KvType, LogitRows, Model, Pass, Tap, Target};
-use leveret_spec::{Choice, Draw, DrawScratch};
+use leveret_spec::{Choice, Draw, DrawScratch, SamplingParams};
 use serde_json::{Value, json};
 
 use super::speed::{median, title};
@@ -47,6 +47,9 @@ pub(crate) struct Args {
     /// Tokens of text behind which passes and steps are measured.
     #[arg(long, value_name = "N", default_value_t = 256)]
     text: usize,
+    /// Temperature at which tokens are looked for; 0 for the likeliest.
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f32,
     /// Rounds; figures are their medians.
     #[arg(long, value_name = "N", default_value_t = 24)]
     rounds: usize,
@@ -62,6 +65,7 @@ struct Subject {
     description: Description,
     guesser: Box<dyn Guesser>,
     seconds: Vec<f64>,
+    draw: Draw,
     scratch: DrawScratch,
     choices: Vec<Choice>,
 }
@@ -127,7 +131,7 @@ impl Subject {
     fn choose(&mut self, tokens: &[u32], node: usize) -> Option<u32> {
         let scores = self.guesser.scores(node);
         let position = (tokens.len() + node) as u64;
-        Draw::greedy().choices(position, &scores, CHOICES, &mut self.scratch, &mut self.choices);
+        self.draw.choices(position, &scores, CHOICES, &mut self.scratch, &mut self.choices);
         self.choices.first().map(|choice| choice.token)
     }
 }
@@ -214,6 +218,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         "model": title(&source),
         "threads": target.model.threads(),
         "text": args.text,
+        "temperature": args.temperature,
         "pass": {"bytes": pass_bytes, "ms": passes[0] * 1e3},
         "drafters": figures.iter().map(Figure::json).collect::<Vec<_>>(),
         "cpu": machine::cpu(),
@@ -266,6 +271,7 @@ fn table(figures: &[Figure<'_>], out: &mut impl Write) -> Result<()> {
 /// The target's own layers, then the drafters that were named.
 fn subjects(args: &Args, target: &Loaded) -> Result<Vec<Subject>> {
     let capacity = args.text + args.rounds + 3 + 256;
+    let draw = Draw::new(&SamplingParams { temperature: args.temperature, ..SamplingParams::default() });
     let subject = |name: &str, model: &DraftModel| -> Result<Subject> {
         let network = Arc::clone(model.network());
         Ok(Subject {
@@ -273,6 +279,7 @@ fn subjects(args: &Args, target: &Loaded) -> Result<Vec<Subject>> {
             description: network.description().clone(),
             guesser: network.guesser(capacity)?,
             seconds: Vec::new(),
+            draw,
             scratch: DrawScratch::default(),
             choices: Vec::new(),
         })
