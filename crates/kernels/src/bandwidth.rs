@@ -47,7 +47,7 @@ simd_fn! {
             let mut sums = [S::splat(0.0); 4];
             for _ in 0..bytes.len() / (4 * step) {
                 for (i, sum) in sums.iter_mut().enumerate() {
-                    S::prefetch(p.wrapping_add(2048 + i * step));
+                    S::prefetch::<2>(p.wrapping_add(2048 + i * step));
                     *sum = S::max(*sum, S::load(p.add(i * step).cast()));
                 }
                 p = p.add(4 * step);

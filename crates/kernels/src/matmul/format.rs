@@ -1,9 +1,9 @@
 //! Packed formats: how weights lie in the panels that the kernels stream.
 //!
-//! A panel holds as many matrix rows as a vector has lanes, for all of k. It is a run of blocks of 32 weights, each
-//! with its scales and the codes of all rows, four consecutive k of one row side by side; or of super-blocks of
-//! eight such blocks behind a head. Every number of a row stands in the lane of that row, so no sum ever crosses
-//! lanes.
+//! A panel holds as many matrix rows as a vector has lanes, for all of k. It is a run of pairs of blocks of 32 weights
+//! or of super-blocks of eight, each a head with all scales, then the codes of block after block, four consecutive k of
+//! one row side by side. Heads fill whole vectors, so that no vector of codes lies across two cache lines. Every
+//! number of a row stands in the lane of that row, so no sum ever crosses lanes.
 //!
 //! A weight is `scale * (code - ZERO) + offset`.
 
@@ -20,10 +20,11 @@ pub(crate) struct Scales<S: Simd> {
 }
 
 /// A packed format of blocks with float scales. Byte counts are per matrix row; a panel of R rows has R times as many,
-/// and the parts of a block follow each other, each for all rows.
+/// and the parts of a pair follow each other, each for all rows: scales of both blocks, codes of both. Of an odd number
+/// of blocks the last pair lacks the second one's codes.
 #[allow(clippy::missing_safety_doc)] // one contract: `p` points at a block of a whole panel
 pub(crate) trait Format: 'static {
-    /// Bytes of a block's scales, which come before its codes.
+    /// Bytes of a block's scales.
     const SCALES: usize;
     /// How the codes are stored.
     type Codes: CodeForm;
@@ -56,9 +57,9 @@ pub(crate) trait CodeForm: 'static {
 
 /// A packed format of super-blocks of 256: f16 multipliers, and an integer scale for every 32 or 16 weights.
 ///
-/// The head holds the multiplier of the scales and, where scales are not signed, that of the minima, then the minima
-/// as bytes, two neighbours of a row side by side. A block holds its scale, or both of its scales side by side, then
-/// its codes. A weight is `multiplier * scale * (code - ZERO)`, less `minima's multiplier * minimum`.
+/// The head holds the multiplier of the scales and, where scales are not signed, that of the minima and the minima as
+/// bytes, two neighbours of a row side by side; then each block's scale, or both of its scales side by side. A weight
+/// is `multiplier * scale * (code - ZERO)`, less `minima's multiplier * minimum`.
 pub(crate) trait SuperFormat: 'static {
     /// How the codes are stored.
     type Codes: CodeForm;
@@ -69,19 +70,21 @@ pub(crate) trait SuperFormat: 'static {
     /// What a code stands above the weight it means: zero or a power of two.
     const ZERO: i32;
     /// Bytes of a super-block's head.
-    const HEAD: usize = if Self::SIGNED { 2 } else { 4 + Self::MINIMA };
+    const HEAD: usize = (Self::SCALES_AT + SUPER_BLOCKS * Self::SCALES).next_multiple_of(4);
+    /// Where in the head the scales begin.
+    const SCALES_AT: usize = if Self::SIGNED { 2 } else { 4 + Self::MINIMA };
     /// Minima of a super-block, if scales are not signed.
     const MINIMA: usize = if Self::SPLIT { 16 } else { 8 };
     /// Bytes of a block's scales.
     const SCALES: usize = if Self::SPLIT { 2 } else { 1 };
-    /// Bytes of a block.
-    const BLOCK: usize = Self::SCALES + Self::Codes::CODES;
     /// Bytes of a super-block.
-    const BYTES: usize = Self::HEAD + SUPER_BLOCKS * Self::BLOCK;
+    const BYTES: usize = Self::HEAD + SUPER_BLOCKS * Self::Codes::CODES;
 }
 
 /// Blocks in a super-block.
 pub(crate) const SUPER_BLOCKS: usize = 8;
+/// Blocks in a pair.
+pub(crate) const PAIR: usize = 2;
 
 macro_rules! scale_form {
     ($(#[$meta:meta])* $name:ident, scales $scales:literal, offset $offset:literal, |$p:ident| $make:expr) => {

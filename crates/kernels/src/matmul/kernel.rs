@@ -3,7 +3,7 @@
 //! For each output: over blocks in order, `acc = fma(fma-free product of scale and integer dot, activation
 //! scale, acc)`, then the offset term. The order depends on the format alone, never on the tile.
 
-use super::format::{CodeForm, Format, GROUPS};
+use super::format::{CodeForm, Format, GROUPS, PAIR};
 use crate::activations::Block;
 use crate::simd::Simd;
 
@@ -51,29 +51,42 @@ pub(crate) unsafe fn tile<S: Simd, F: Format, const T: usize>(
     unsafe {
         let mut acc = [S::splat(0.0); T];
         let mut p = panel;
-        for at in 0..blocks {
-            let bytes = (F::SCALES + F::Codes::CODES) * S::LANES;
-            prefetch::<S>(p, bytes);
-            let scales = F::scales::<S>(p);
-            let codes = F::Codes::codes::<S>(p.add(F::SCALES * S::LANES));
-            each_row!(T, |t| acc[t] = block::<S, F>(acc[t], &scales, &codes, x[t].add(at)));
-            p = p.add(bytes);
+        let (scales, codes) = (F::SCALES * S::LANES, F::Codes::CODES * S::LANES);
+        for pair in (0..blocks).step_by(PAIR) {
+            let head = p;
+            prefetch::<S>(p, PAIR * scales);
+            p = p.add(PAIR * scales);
+            for i in 0..PAIR {
+                if pair + i < blocks {
+                    prefetch::<S>(p, codes);
+                    let scales = F::scales::<S>(head.add(i * scales));
+                    let block_codes = F::Codes::codes::<S>(p);
+                    each_row!(T, |t| acc[t] =
+                        block::<S, F>(acc[t], &scales, &block_codes, x[t].add(pair + i)));
+                    p = p.add(codes);
+                }
+            }
         }
         acc
     }
 }
 
-/// Brings what stands [`AHEAD`] of the next `bytes` bytes closer.
+/// Brings what stands [`FAR`] and [`NEAR`] of the next `bytes` bytes closer.
 #[inline(always)]
 pub(super) unsafe fn prefetch<S: Simd>(p: *const u8, bytes: usize) {
     for line in (0..bytes).step_by(64) {
         // SAFETY: any address may be prefetched.
-        unsafe { S::prefetch(p.wrapping_add(AHEAD + line)) };
+        unsafe {
+            S::prefetch::<2>(p.wrapping_add(FAR + line));
+            S::prefetch::<1>(p.wrapping_add(NEAR + line));
+        }
     }
 }
 
-/// How far ahead of use a panel is prefetched.
-const AHEAD: usize = 2048;
+/// How far ahead of use a panel is fetched from memory: the nearest cache could not wait for so many lines at once.
+const FAR: usize = 4096;
+/// How far ahead of use it then comes to the nearest cache.
+const NEAR: usize = 1024;
 
 #[inline(always)]
 unsafe fn block<S: Simd, F: Format>(
@@ -144,7 +157,7 @@ pub(crate) unsafe fn float_tile<S: Simd, W: FloatForm, const T: usize>(
         let mut at = 0;
         while at < whole {
             let p = panel.add(at * step);
-            S::prefetch(p.wrapping_add(AHEAD));
+            prefetch::<S>(p, PARTS * step);
             for part in 0..PARTS {
                 let w = W::load::<S>(p.add(part * step));
                 each_row!(T, |t| acc[t][part] = S::fma(w, S::splat(*x[t].add(at + part)), acc[t][part]));

@@ -79,7 +79,7 @@ impl Work<'_> {
 
 /// Weights that a block of the loop covers, for up to [`BLOCK_ROWS`] rows: large against the price of a claim,
 /// small against the cache and against what waiting for the last one costs. More rows, fewer weights.
-const BLOCK_BYTES: usize = 48 * 1024;
+const BLOCK_BYTES: usize = 32 * 1024;
 /// See [`BLOCK_BYTES`].
 const BLOCK_ROWS: usize = 16;
 

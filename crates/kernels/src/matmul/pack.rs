@@ -1,16 +1,20 @@
 //! Repacking: stored blocks of one matrix row into that row's lane of a panel.
 
-use super::format::{self, CodeForm, Format, SUPER_BLOCKS, SuperFormat};
+use super::format::{self, CodeForm, Format, PAIR, SUPER_BLOCKS, SuperFormat};
 use crate::element::ElementType;
 
 /// Sizes of a packed format for panels of `lanes` rows, all in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Layout {
     pub(crate) lanes: usize,
-    /// Blocks of 32 in a super-block.
+    /// Blocks of 32 in a pair or super-block.
     pub(crate) blocks: usize,
     pub(crate) head: usize,
+    /// Where in the head the scales begin.
+    pub(crate) scales_at: usize,
+    /// Scales of a block.
     pub(crate) scales: usize,
+    /// Codes of a block.
     pub(crate) codes: usize,
 }
 
@@ -19,11 +23,12 @@ impl Layout {
     pub(crate) fn of(ty: ElementType, lanes: usize) -> Self {
         fn of<F: Format>(lanes: usize) -> Layout {
             let [scales, codes] = [F::SCALES, F::Codes::CODES].map(|bytes| bytes * lanes);
-            Layout { lanes, blocks: 1, head: 0, scales, codes }
+            Layout { lanes, blocks: PAIR, head: PAIR * scales, scales_at: 0, scales, codes }
         }
         fn of_super<F: SuperFormat>(lanes: usize) -> Layout {
-            let [head, scales, codes] = [F::HEAD, F::SCALES, F::Codes::CODES].map(|bytes| bytes * lanes);
-            Layout { lanes, blocks: SUPER_BLOCKS, head, scales, codes }
+            let [head, scales_at, scales, codes] =
+                [F::HEAD, F::SCALES_AT, F::SCALES, F::Codes::CODES].map(|bytes| bytes * lanes);
+            Layout { lanes, blocks: SUPER_BLOCKS, head, scales_at, scales, codes }
         }
         use ElementType as T;
         match ty {
@@ -39,29 +44,35 @@ impl Layout {
             T::Q6K => of_super::<format::Q6K>(lanes),
             T::Iq4Nl => of::<format::Iq4Nl>(lanes),
             T::Mxfp4 => of::<format::Mxfp4>(lanes),
-            // Floats: one k of all rows is a "super-block" without scales.
-            T::F32 => Layout { lanes, blocks: 0, head: 4 * lanes, scales: 0, codes: 0 },
-            T::F16 | T::BF16 => Layout { lanes, blocks: 0, head: 2 * lanes, scales: 0, codes: 0 },
+            // Floats: one k of all rows is a head without blocks.
+            T::F32 => Layout { lanes, blocks: 0, head: 4 * lanes, scales_at: 0, scales: 0, codes: 0 },
+            T::F16 | T::BF16 => {
+                Layout { lanes, blocks: 0, head: 2 * lanes, scales_at: 0, scales: 0, codes: 0 }
+            }
         }
     }
 
-    /// Bytes of a super-block of a whole panel.
-    pub(crate) fn super_bytes(&self) -> usize {
-        self.head + self.blocks * (self.scales + self.codes)
+    /// Bytes of a pair or super-block of a whole panel.
+    pub(crate) fn bytes(&self) -> usize {
+        self.head + self.blocks * self.codes
     }
 
     /// Bytes of a panel over `k` weights per row.
     pub(crate) fn panel_bytes(&self, k: usize) -> usize {
-        let supers = if self.blocks == 0 { k } else { k / (self.blocks * 32) };
-        supers * self.super_bytes()
+        if self.blocks == 0 {
+            return k * self.head;
+        }
+        let blocks = k / 32;
+        blocks.div_ceil(self.blocks) * self.head + blocks * self.codes
     }
 }
 
-/// One row's lane in one super-block of a panel.
+/// One row's lane in one pair or super-block of a panel, from block `first` on.
 struct Lane<'a> {
     bytes: &'a mut [u8],
     layout: Layout,
     lane: usize,
+    first: usize,
 }
 
 impl Lane<'_> {
@@ -71,25 +82,26 @@ impl Lane<'_> {
         self.bytes[at..at + 2].copy_from_slice(&value);
     }
 
-    fn block(&self, block: usize) -> usize {
-        self.layout.head + block * (self.layout.scales + self.layout.codes)
+    /// Where the scales of a block begin.
+    fn scales(&self, block: usize) -> usize {
+        self.layout.scales_at + (self.first + block) * self.layout.scales
     }
 
     /// Sets 2-byte scale `part` of a block.
     fn scale(&mut self, block: usize, part: usize, value: [u8; 2]) {
-        let at = self.block(block) + 2 * (part * self.layout.lanes + self.lane);
+        let at = self.scales(block) + 2 * (part * self.layout.lanes + self.lane);
         self.bytes[at..at + 2].copy_from_slice(&value);
     }
 
     /// Sets the only 1-byte scale of a block.
     fn byte_scale(&mut self, block: usize, value: u8) {
-        let at = self.block(block) + self.lane;
+        let at = self.scales(block) + self.lane;
         self.bytes[at] = value;
     }
 
     /// Sets the 1-byte scale of the first or second half of a block.
     fn half_scale(&mut self, block: usize, half: usize, value: u8) {
-        let at = self.block(block) + 2 * self.lane + half;
+        let at = self.scales(block) + 2 * self.lane + half;
         self.bytes[at] = value;
     }
 
@@ -101,7 +113,8 @@ impl Lane<'_> {
 
     /// Sets the four bytes of this row in code vector `vector` of a block.
     fn word(&mut self, block: usize, vector: usize, value: u32) {
-        let at = self.block(block) + self.layout.scales + 4 * (vector * self.layout.lanes + self.lane);
+        let codes = self.layout.head + (self.first + block) * self.layout.codes;
+        let at = codes + 4 * (vector * self.layout.lanes + self.lane);
         self.bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
     }
 }
@@ -126,15 +139,18 @@ pub(crate) fn pack_row(ty: ElementType, stored: &[u8], layout: Layout, lane: usi
         }
         return;
     }
-    let stored_super = ty.block_bytes();
-    for (stored, bytes) in stored.chunks_exact(stored_super).zip(panel.chunks_exact_mut(layout.super_bytes()))
-    {
-        pack_super(ty, stored, &mut Lane { bytes, layout, lane });
+    let stored_blocks = (layout.blocks * 32 / ty.block_len()) * ty.block_bytes();
+    for (stored, bytes) in stored.chunks(stored_blocks).zip(panel.chunks_mut(layout.bytes())) {
+        let mut lane = Lane { bytes, layout, lane, first: 0 };
+        for stored in stored.chunks_exact(ty.block_bytes()) {
+            pack_block(ty, stored, &mut lane);
+            lane.first += 1;
+        }
     }
 }
 
 /// One stored block (32 or 256 weights) into its lane. Byte layouts of the stored blocks follow ggml.
-fn pack_super(ty: ElementType, b: &[u8], lane: &mut Lane<'_>) {
+fn pack_block(ty: ElementType, b: &[u8], lane: &mut Lane<'_>) {
     use ElementType as T;
     match ty {
         T::Q4_0 | T::Iq4Nl => {

@@ -29,14 +29,15 @@ pub(super) unsafe fn tile<S: Simd, F: SuperFormat, const T: usize>(
         let blocks = std::hint::black_box(SUPER_BLOCKS);
         for at in (0..supers).map(|i| i * step) {
             let mut sums = [S::i_zero(); T];
+            let scales = p.add(F::SCALES_AT * S::LANES);
             let mut block = p.add(F::HEAD * S::LANES);
             prefetch::<S>(p, F::HEAD * S::LANES);
             for b in 0..blocks {
-                prefetch::<S>(block, F::BLOCK * S::LANES);
-                let codes = F::Codes::codes::<S>(block.add(F::SCALES * S::LANES));
-                let scales = Scales::<S>::load::<F>(block);
+                prefetch::<S>(block, F::Codes::CODES * S::LANES);
+                let codes = F::Codes::codes::<S>(block);
+                let scales = Scales::<S>::load::<F>(scales.add(b * F::SCALES * S::LANES));
                 each_row!(T, |t| sums[t] = add_block::<S, F>(sums[t], &codes, &scales, &*x[t].add(at), b));
-                block = block.add(F::BLOCK * S::LANES);
+                block = block.add(F::Codes::CODES * S::LANES);
             }
             let head = Head::<S>::load::<F>(p);
             each_row!(T, |t| acc[t] = head.add::<F>(acc[t], sums[t], &*x[t].add(at)));
@@ -57,7 +58,7 @@ struct Scales<S: Simd> {
 impl<S: Simd> Scales<S> {
     #[inline(always)]
     unsafe fn load<F: SuperFormat>(p: *const u8) -> Self {
-        // SAFETY: the caller points at a block.
+        // SAFETY: the caller points at the scales of a block.
         unsafe {
             if !F::SPLIT {
                 return Self { scale: [S::scales_u8(p); 2], zero: S::i_zero() };

@@ -110,7 +110,7 @@ unsafe fn add_super<F: SuperFormat>(
 ) {
     // SAFETY: `p` points at a super-block of the panel; spare super-blocks stand behind the last of `x`.
     unsafe {
-        split::<F>(p.add(F::HEAD * SIDE), &mut buffers.weights);
+        split::<F>(p, &mut buffers.weights);
         let head = Head::<Avx512>::load::<F>(p);
         // The sums of two tiles become floats while the next two are being made.
         let pairs = sums.len().div_ceil(2 * SIDE);
@@ -164,15 +164,19 @@ unsafe fn add_rows<F: SuperFormat>(
     }
 }
 
-/// Splits the products of codes and scales of a super-block, of which `p` is the first block.
+/// Splits the products of codes and scales of the super-block at `p`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn split<F: SuperFormat>(mut p: *const u8, out: &mut [[[u8; 1024]; STEPS]; 2]) {
-    // SAFETY: the caller points at the blocks of a whole super-block.
+unsafe fn split<F: SuperFormat>(p: *const u8, out: &mut [[[u8; 1024]; STEPS]; 2]) {
+    // SAFETY: the caller points at a whole super-block.
     unsafe {
+        super::kernel::prefetch::<Avx512>(p, F::HEAD * SIDE);
+        let (scales, codes) = (p.add(F::SCALES_AT * SIDE), p.add(F::HEAD * SIDE));
         for block in 0..SUPER_BLOCKS {
-            super::kernel::prefetch::<Avx512>(p, F::BLOCK * SIDE);
-            let codes = F::Codes::codes::<Avx512>(p.add(F::SCALES * SIDE));
+            let (p, codes) =
+                (scales.add(block * F::SCALES * SIDE), codes.add(block * F::Codes::CODES * SIDE));
+            super::kernel::prefetch::<Avx512>(codes, F::Codes::CODES * SIDE);
+            let codes = F::Codes::codes::<Avx512>(codes);
             let scales = if !F::SPLIT {
                 [Avx512::scales_u8(p); 2]
             } else if F::SIGNED {
@@ -192,7 +196,6 @@ unsafe fn split<F: SuperFormat>(mut p: *const u8, out: &mut [[[u8; 1024]; STEPS]
                 _mm512_store_si512(out[0][block / 2].as_mut_ptr().add(at).cast(), low);
                 _mm512_store_si512(out[1][block / 2].as_mut_ptr().add(at).cast(), high);
             }
-            p = p.add(F::BLOCK * SIDE);
         }
     }
 }

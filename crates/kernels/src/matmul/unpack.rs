@@ -5,7 +5,7 @@ use super::pack::Layout;
 use crate::element::ElementType;
 use half::{bf16, f16};
 
-/// Reads one lane of one super-block.
+/// Reads one lane of one pair or super-block.
 struct Lane<'a> {
     bytes: &'a [u8],
     layout: Layout,
@@ -22,16 +22,17 @@ impl Lane<'_> {
         f16::from_bits(self.two(base, part)).to_f32()
     }
 
-    fn block(&self, block: usize) -> usize {
-        self.layout.head + block * (self.layout.scales + self.layout.codes)
+    /// Where the scales of a block begin.
+    fn scales_at(&self, block: usize) -> usize {
+        self.layout.scales_at + block * self.layout.scales
     }
 
     fn byte_scale(&self, block: usize) -> u8 {
-        self.bytes[self.block(block) + self.lane]
+        self.bytes[self.scales_at(block) + self.lane]
     }
 
     fn half_scale(&self, block: usize, half: usize) -> u8 {
-        self.bytes[self.block(block) + 2 * self.lane + half]
+        self.bytes[self.scales_at(block) + 2 * self.lane + half]
     }
 
     fn minimum(&self, i: usize) -> u8 {
@@ -40,7 +41,8 @@ impl Lane<'_> {
 
     /// `bits` bits of code vector `vector`, byte `j`, from bit `shift` on.
     fn bits(&self, block: usize, vector: usize, j: usize, shift: usize, bits: u32) -> u8 {
-        let at = self.block(block) + self.layout.scales + 4 * (vector * self.layout.lanes + self.lane) + j;
+        let codes = self.layout.head + block * self.layout.codes;
+        let at = codes + 4 * (vector * self.layout.lanes + self.lane) + j;
         ((u32::from(self.bytes[at]) >> shift) & ((1 << bits) - 1)) as u8
     }
 
@@ -71,7 +73,7 @@ impl Lane<'_> {
     /// Scale and offset of the first or second half of a block.
     fn scales(&self, ty: ElementType, block: usize, half: usize) -> (f32, f32) {
         use ElementType as T;
-        let base = self.block(block);
+        let base = self.scales_at(block);
         match ty {
             T::Q4_1 | T::Q5_1 => (self.half(base, 0), self.half(base, 1)),
             T::Mxfp4 => (bf16::from_bits(self.two(base, 0)).to_f32(), 0.0),
@@ -113,8 +115,7 @@ pub(super) fn unpack_row(ty: ElementType, panel: &[u8], layout: Layout, lane: us
         T::Mxfp4 => 16.0,
         _ => 0.0,
     };
-    let super_len = 32 * layout.blocks;
-    for (out, bytes) in out.chunks_exact_mut(super_len).zip(panel.chunks_exact(layout.super_bytes())) {
+    for (out, bytes) in out.chunks_mut(32 * layout.blocks).zip(panel.chunks(layout.bytes())) {
         let lane = Lane { bytes, layout, lane };
         for (i, value) in out.iter_mut().enumerate() {
             let (block, k) = (i / 32, i % 32);

@@ -202,9 +202,14 @@ impl Simd for Avx2 {
         unsafe { _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), b) }
     }
     #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
+    unsafe fn prefetch<const LEVEL: u32>(p: *const u8) {
         // SAFETY: a prefetch of any address is harmless.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe {
+            match LEVEL {
+                1 => _mm_prefetch::<_MM_HINT_T0>(p.cast()),
+                _ => _mm_prefetch::<_MM_HINT_T1>(p.cast()),
+            }
+        }
     }
     #[inline(always)]
     unsafe fn zero_where_below(y: Self::F, x: Self::F, bound: f32) -> Self::F {

@@ -119,8 +119,8 @@ pub(crate) trait Simd: Copy + 'static {
     /// `acc + pair.0 * x[0] + pair.1 * x[1]`.
     unsafe fn dot_pairs(acc: Self::I, pairs: Self::I, x: *const i16) -> Self::I;
 
-    /// Brings the cache line at `p` closer; `p` need not be valid.
-    unsafe fn prefetch(p: *const u8);
+    /// Brings the cache line at `p` into the cache of level `LEVEL`, 1 or 2; `p` need not be valid.
+    unsafe fn prefetch<const LEVEL: u32>(p: *const u8);
 
     /// `exp(x)`, relative error below 2e-7 for x in -87..=88; 0 below, clamped above.
     /// Cody-Waite reduction by ln 2 and a degree-6 polynomial.

@@ -241,7 +241,7 @@ impl Simd for Portable {
         acc
     }
     #[inline(always)]
-    unsafe fn prefetch(_p: *const u8) {}
+    unsafe fn prefetch<const LEVEL: u32>(_p: *const u8) {}
     #[inline(always)]
     unsafe fn zero_where_below(y: Self::F, x: Self::F, bound: f32) -> Self::F {
         zip(y, x, |y, x| if x >= bound { y } else { 0.0 })
