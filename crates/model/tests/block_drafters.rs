@@ -5,7 +5,9 @@ mod common;
 
 use common::checkpoint::{self, Tensors};
 use leveret_model::drafters::{self, Branch, Committed, Description, DraftOptions, Features, Guesser};
-use leveret_model::{KvType, LoadOptions, LogitRows, Model, Pass, Precision, Source, Tap, Target};
+use leveret_model::{
+    ElementType, KvType, LoadOptions, LogitRows, Model, Pass, Precision, Source, Tap, Target,
+};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
@@ -235,7 +237,10 @@ fn dfly_mixes_features_for_each_layer_and_corrects_hidden_states() {
     let scores = |(config, tensors): &(Value, Tensors)| {
         let dir = tempfile::tempdir().unwrap();
         checkpoint::write(dir.path(), config, tensors);
-        text.scores(&model, &Source::open(dir.path()).unwrap())
+        let scores = text.scores(&model, &Source::open(dir.path()).unwrap());
+        let written = common::as_gguf(dir.path(), "dflash/target", ElementType::F32);
+        assert!(bits(&text.scores(&model, &Source::open(written).unwrap())) == bits(&scores));
+        scores
     };
 
     // Equal shares for all layers are the same as a projection that has them in it.

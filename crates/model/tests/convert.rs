@@ -3,11 +3,12 @@
 
 mod common;
 
+use common::heads::{load, target_at};
+use common::text::Text;
 use leveret_model::convert::{self, ConvertOptions};
-use leveret_model::drafters::{self, Branch, Committed, DraftOptions, Features};
-use leveret_model::{ElementType, Error, LoadOptions, LogitRows, Model, Pass, Source, Tap, Target};
+use leveret_model::drafters::Branch;
+use leveret_model::{ElementType, Error, Model, Source};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Files of a drafter, its target, and whether speculators has a layout for its kind.
 const CASES: [(&str, &str, bool); 20] = [
@@ -37,44 +38,14 @@ const CASES: [(&str, &str, bool); 20] = [
 const TEXT: usize = 40;
 const DRAFT: usize = 4;
 
-/// A text that the target has read, and its features.
-struct Text {
-    tokens: Vec<u32>,
-    taps: Vec<Tap>,
-    values: Vec<Vec<Vec<f32>>>,
-}
-
-impl Features for Text {
-    fn feature(&self, tap: Tap, row: usize) -> &[f32] {
-        &self.values[self.taps.iter().position(|&t| t == tap).unwrap()][row]
-    }
-}
-
-impl Text {
-    fn new(model: &mut Model, taps: &[Tap]) -> Self {
-        let vocab = model.vocab_size() as u32;
-        let tokens: Vec<u32> = (0..TEXT as u32).map(|i| (i * 53 + 7) % vocab).collect();
-        let mut cache = model.new_cache(TEXT).unwrap();
-        let pass = Pass { cache: &mut cache, tokens: &tokens, parents: None, logits: LogitRows::None };
-        model.forward(&mut [pass], taps).unwrap();
-        let rows = |tap| (0..TEXT).map(|row| model.feature(tap, row).to_vec()).collect();
-        Self { values: (0..taps.len()).map(rows).collect(), taps: taps.to_vec(), tokens }
-    }
-}
-
 /// A chain of greedy guesses behind texts of several lengths, and the bits of all scores.
 fn drafts(path: &Path, model: &mut Model) -> (Vec<u32>, Vec<u32>) {
-    let source = Source::open(path).unwrap();
-    let network = drafters::load(&source, &model.parts(), &DraftOptions::default());
-    let network = network.unwrap_or_else(|error| panic!("{error}"));
-    let text = Text::new(model, &network.description().taps);
+    let network = load(path, model).unwrap_or_else(|error| panic!("{error}"));
+    let text = Text::new(model, TEXT, &network.description().taps);
     let depth = network.description().depth.unwrap_or(DRAFT).min(DRAFT);
     let (mut ids, mut bits) = (Vec::new(), Vec::new());
     for n in [1, 13, TEXT - 1] {
-        let mut guesser = Arc::clone(&network).guesser(TEXT + DRAFT).unwrap();
-        let rows: Vec<usize> = (0..n).collect();
-        guesser.observe(&Committed { tokens: &text.tokens, first: 0, rows: &rows, features: &text }).unwrap();
-        guesser.begin(&text.tokens[..=n]).unwrap();
+        let mut guesser = text.begun(&network, n);
         for node in 0..depth {
             let scores = guesser.scores(node);
             bits.extend(scores.logits.iter().chain(&scores.confidence).map(|x| x.to_bits()));
@@ -88,10 +59,6 @@ fn drafts(path: &Path, model: &mut Model) -> (Vec<u32>, Vec<u32>) {
         }
     }
     (ids, bits)
-}
-
-fn model(path: &Path) -> Model {
-    Model::load(&Source::open(path).unwrap(), &LoadOptions { threads: 1, ..LoadOptions::default() }).unwrap()
 }
 
 /// Writes `from` to `to`: a GGUF file, or a folder.
@@ -115,7 +82,7 @@ fn there_and_back() {
         let (drafter, target) = (common::golden(drafter), common::golden(target));
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| -> PathBuf { dir.path().join(name) };
-        let mut model = model(&target);
+        let mut model = target_at(&target);
         let original = drafts(&drafter, &mut model);
         let mut same = |path: &Path, way: &str| {
             let (ids, bits) = drafts(path, &mut model);
@@ -150,7 +117,7 @@ fn from_files_of_llama_cpp() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");
         convert(&file, &out, &target);
-        let mut model = model(&target);
+        let mut model = target_at(&target);
         assert!(drafts(&file, &mut model) == drafts(&out, &mut model), "{case}");
     }
 }
@@ -162,7 +129,7 @@ fn quantised_drafters_guess() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.gguf");
         convert_as(ElementType::Q8_0, &drafter, &file, &target).unwrap();
-        let mut model = model(&target);
+        let mut model = target_at(&target);
         let (ids, original) = (drafts(&file, &mut model).0, drafts(&drafter, &mut model).0);
         let equal = ids.iter().zip(&original).filter(|(a, b)| a == b).count();
         assert!(equal * 2 > ids.len(), "{}: {equal} of {}", drafter.display(), ids.len());

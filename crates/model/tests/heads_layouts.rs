@@ -4,8 +4,8 @@ mod common;
 
 use common::checkpoint::{half_bytes, poison};
 use common::heads::{Files, Tensors, first_scores, load, load_with, target, target_at};
-use leveret_model::Tap;
 use leveret_model::drafters::DraftOptions;
+use leveret_model::{ElementType, Tap};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
@@ -67,10 +67,10 @@ fn further_layouts() {
 
     let head = config["head_dim"].as_u64().unwrap() as usize;
     let mut normed = renamed("midlayer.", "layers.0.");
-    let one = half_bytes(&vec![1.0; head]);
+    let weights = half_bytes(&(0..head).map(|i| 1.0 + i as f32 / 16.0).collect::<Vec<_>>());
     for name in ["q_norm", "k_norm"] {
         let name = format!("layers.0.self_attn.{name}.weight");
-        normed.insert(name, (Dtype::BF16, vec![head], one.clone()));
+        normed.insert(name, (Dtype::BF16, vec![head], weights.clone()));
     }
     files.fill(&normed);
     let mut deepspec = config;
@@ -81,7 +81,11 @@ fn further_layouts() {
     files.configure(&deepspec);
     let network = load(files.path(), &model).unwrap();
     assert_eq!(network.description().dialect, "deepspec");
-    assert!(first_scores(&network, &mut model) != expected, "norms of ones change queries");
+    let normed = first_scores(&network, &mut model);
+    assert!(normed != expected, "norms change queries");
+    // Their weights are reordered with the rows.
+    let written = common::as_gguf(files.path(), "eagle3/target", ElementType::BF16);
+    assert!(first_scores(&load(&written, &model).unwrap(), &mut model) == normed);
 }
 
 /// Mistral's 8-bit floats stand for the same values in 16 bits.
@@ -117,6 +121,8 @@ fn weights_of_8_bits() {
     files.configure(&config);
     files.fill(&small);
     assert!(first_scores(&load(files.path(), &model).unwrap(), &mut model) == expected);
+    let written = common::as_gguf(files.path(), "mistral-eagle/target", ElementType::BF16);
+    assert!(first_scores(&load(&written, &model).unwrap(), &mut model) == expected);
     small.remove("eagle_linear.qscale_weight");
     files.fill(&small);
     let error = load(files.path(), &model).map(|_| ()).unwrap_err().to_string();
@@ -191,6 +197,12 @@ fn an_mtp_layer_under_other_names() {
         let found = first_scores(&network, &mut model);
         let same = if dialect == "mimo" { found.iter().zip(&expected).all(near) } else { found == expected };
         assert!(same, "{dialect}");
+        // As GGUF all are one, embedding first.
+        let written = common::as_gguf(files.path(), "qwen35/target", ElementType::BF16);
+        let network = load(&written, &model).unwrap();
+        assert_eq!(network.description().dialect, "gguf");
+        assert!(first_scores(&network, &mut model) == expected, "{dialect} as GGUF");
+        std::fs::remove_file(written).unwrap();
     }
 
     // A head for every third token only.

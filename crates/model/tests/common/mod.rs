@@ -38,3 +38,17 @@ pub(crate) fn goldens() -> Vec<leveret_model::golden::Golden> {
     dirs.sort();
     dirs.iter().map(|dir| leveret_model::golden::Golden::open(dir).unwrap()).collect()
 }
+
+/// The model or drafter in `dir` as a GGUF file beside its own files, its tokenizer that of the golden
+/// folder `target`.
+pub(crate) fn as_gguf(dir: &Path, target: &str, ty: leveret_model::ElementType) -> PathBuf {
+    let target = golden(target);
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(target.join(name), dir.join(name)).unwrap();
+    }
+    let [source, target] = [dir, &target].map(|path| leveret_model::Source::open(path).unwrap());
+    let options = leveret_model::convert::ConvertOptions { ty, threads: 1, target: Some(&target) };
+    let out = dir.join("converted.gguf");
+    leveret_model::convert::to_gguf(&source, &out, &options).unwrap_or_else(|error| panic!("{error}"));
+    out
+}
