@@ -3,12 +3,12 @@
 
 use super::plan::{Plan, divisors};
 use super::planned::{Planned, Rows};
+use crate::Result;
 use crate::config::{KvSource, Presence};
 use crate::drafters::{
     ASSISTANT_GGUF, AssistantPlan, BlockConfig, BlockNames, Design, Join, MapRule, Names, Shapes, token_map,
 };
 use crate::formats::safetensors::Dtype;
-use crate::{Error, Result};
 
 /// Where the tensors of a head stand in the new file.
 pub(super) struct HeadNames {
@@ -169,15 +169,6 @@ impl Plan<'_> {
         self.matrix(outer(config.names.embedding, layout.embedding), Presence::No)?;
         self.matrix(found(names.before, to.before), Presence::No)?;
         self.matrix(found(names.after, to.after), Presence::No)?;
-        if plan.clusters.is_some() {
-            self.matrix(found(names.centres, to.centres), Presence::No)?;
-            let order = names.order.iter().find_map(|name| source.raw(name));
-            let Some(order) = order else {
-                return Err(Error::format(source.path(), format!("tensor `{}` is missing", names.order[0])));
-            };
-            let bytes = order.bytes.to_vec();
-            self.planned.push(Planned::integers(to.order[0], order.shape.into(), order.dtype, bytes));
-        }
         let shared = borrowing(config.clone());
         for i in 0..shared.layers.len() {
             let bases =

@@ -4,13 +4,15 @@
 use super::drafts::{borrowing, eagle_gguf, joins_features, writes};
 use super::meta::{self, Architecture, Keys};
 use super::plan::{Plan, divisors};
-use super::planned::Planned;
+use super::planned::{Planned, missing};
 use crate::drafters::{
-    AssistantPlan, BlockConfig, BlockNames, Design, Join, MapRule, Next, Shapes, Structure,
+    AssistantPlan, BlockConfig, BlockNames, CENTRES_KEY, Design, Join, MapRule, Next, ORDER_KEY, Shapes,
+    Structure, integers,
 };
 use crate::formats::gguf::{MetaValue, Writer};
 use crate::load::{Files, Source};
 use crate::tokenizer::Tokenizer;
+use crate::weights::Tensors;
 use crate::{Error, Result};
 use leveret_kernels::ElementType;
 
@@ -128,6 +130,16 @@ impl<'a> Drafter<'a> {
         if let Some((count, used)) = assistant.clusters {
             keys.count("centroid_count", count);
             keys.count("centroid_top_k", used);
+            let missing = |names: &[&str]| missing(self.source, names[0]);
+            let names = &assistant.names;
+            let weight = |name: &&str| Some(format!("{name}.weight")).filter(|name| self.source.has(name));
+            let centres = names.centres.iter().find_map(weight).ok_or_else(|| missing(names.centres))?;
+            let centres = Tensors::plain(self.source).vector(&centres, &[count, config.hidden])?;
+            let order = names.order.iter().find(|name| self.source.raw(name).is_some());
+            let order = integers(self.source, order.unwrap_or(&names.order[0]))?;
+            let order = order.ok_or_else(|| missing(names.order))?;
+            keys.put(CENTRES_KEY, centres);
+            keys.put(ORDER_KEY, order.into_iter().map(|token| token as u32).collect::<Vec<_>>());
         }
         let mut plan = Plan::new(self.source, architecture.layout, self.ty);
         plan.assistant(assistant)?;
@@ -153,7 +165,7 @@ pub(super) fn own(structure: &Structure, planned: &[Planned]) -> Option<&'static
             _ if writes(planned, "markov_joint.weight") => Some("a recurrent Markov head"),
             _ => None,
         },
-        Structure::Assistant(plan) => plan.clusters.map(|_| "a clustered head"),
+        Structure::Assistant(_) => None,
     }
 }
 

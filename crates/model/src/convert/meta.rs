@@ -154,8 +154,12 @@ pub(super) fn describe(
 }
 
 /// What llama.cpp computes otherwise from a file that says all there is to say.
-pub(super) fn notes(architecture: &Architecture, config: &Config) -> Vec<String> {
+pub(super) fn notes(architecture: &Architecture, config: &Config, ahead: usize) -> Vec<String> {
+    const KNOWN_AHEAD: [&str; 3] = ["qwen35", "qwen35moe", "qwen3next"];
     let mut notes = Vec::new();
+    if ahead > 0 && !KNOWN_AHEAD.contains(&architecture.name) {
+        notes.push(format!("llama.cpp knows no MTP layers behind `{}`, and refuses them", architecture.name));
+    }
     let window = config.layers.iter().find_map(|layer| layer.attention.window);
     if let Some(window) = window.filter(|_| architecture.has_no_windows()) {
         notes.push(format!(

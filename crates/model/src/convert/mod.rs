@@ -127,7 +127,7 @@ fn write(source: &Source, part: &Path, options: &ConvertOptions<'_>) -> Result<C
             let name = name_of(folder.path());
             meta::describe(&architecture, name, &config, ahead.iter().len(), options.ty, &mut writer);
             let mut notes = Tokenizer::write_gguf(folder.path(), config.vocab, &mut writer)?;
-            notes.extend(meta::notes(&architecture, &config));
+            notes.extend(meta::notes(&architecture, &config, ahead.iter().len()));
             if let Some(mask) = source.mask_token()? {
                 writer.meta("tokenizer.ggml.mask_token_id", mask);
             }

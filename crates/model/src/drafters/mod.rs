@@ -21,13 +21,13 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 pub use assistant::{AssistantOptions, DraftPosition, DraftWindow};
-pub(crate) use assistant::{GGUF as ASSISTANT_GGUF, Plan as AssistantPlan};
+pub(crate) use assistant::{CENTRES_KEY, GGUF as ASSISTANT_GGUF, ORDER_KEY, Plan as AssistantPlan};
 pub(crate) use block::{BlockConfig, BlockNames, Shapes};
 pub use kinds::{DraftOptions, describe, load, recognise};
 pub(crate) use kinds::{Structure, structure};
 pub use language::LanguageModel;
 pub(crate) use recurrent::{Design, Join, Names, Next};
-pub(crate) use vocabulary::{MapRule, token_map};
+pub(crate) use vocabulary::{MapRule, integers, token_map};
 
 /// What a drafter may use of the target that it guesses for: its threads, its embedding and its
 /// head.

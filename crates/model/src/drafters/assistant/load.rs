@@ -16,6 +16,7 @@ use crate::load::{Files, Source};
 use crate::target::Tap;
 use crate::weights::{MatrixShape, Measure, Pack, Repack, Tensors, load_layers};
 use crate::{Error, Result};
+use leveret_kernels::ElementType;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -60,6 +61,10 @@ pub(crate) const GGUF: Names = Names {
     centres: &["masked_embd_centroids", "mtp.centroids"],
     order: &["masked_embd_ordering", "mtp.token_ordering.weight"],
 };
+
+/// Keys of GGUF for the clusters: llama.cpp refuses the tensors, though it has names for them.
+pub(crate) const CENTRES_KEY: &str = "centroids";
+pub(crate) const ORDER_KEY: &str = "centroid_ordering";
 
 /// Clusters that a row reads, where a file does not say.
 const CLUSTERS_USED: usize = 32;
@@ -143,10 +148,12 @@ pub(in crate::drafters) fn plan(source: &Source) -> Result<Plan> {
                 None => keys.require("embedding_length_out")?,
             };
             let centres = GGUF.centres.iter().find(|name| keys.has_tensor(&format!("{name}.weight")));
-            let count =
-                centres.and_then(|name| source.tensor(&format!("{name}.weight")).ok()??.shape.first());
+            let count = match keys.get("centroid_count")? {
+                Some(count) => Some(count),
+                None => centres.and_then(|name| keys.rows(&format!("{name}.weight"))),
+            };
             let used = keys.get("centroid_top_k")?.unwrap_or(CLUSTERS_USED);
-            let clusters = count.map(|&count| (count, used));
+            let clusters = count.map(|count| (count, used));
             Plan { path, dialect: "gguf", config, outer, clusters, names: GGUF }
         }
         Files::Folder(folder) => {
@@ -254,10 +261,18 @@ fn load_weights<P: Pack>(
     let head = match plan.clusters {
         None => DraftHead::Full(tensors.matrix(&embedding, config.vocab, config.hidden, Presence::No)?),
         Some((count, used)) => {
+            let metadata = Metadata::of(source)?;
             let order = names.order.iter().find(|name| source.raw(name).is_some()).unwrap_or(&names.order[0]);
-            let tokens = permutation(source, order, config.vocab)?;
+            let stored = match &metadata {
+                Some(metadata) => Some(metadata.order.iter().map(|&token| token.into()).collect()),
+                None => integers(source, order)?,
+            };
+            let tokens = permutation(source, order, stored, config.vocab)?;
             DraftHead::Clusters(Clusters {
-                centres: tensors.matrix(present(names.centres), count, config.hidden, Presence::No)?,
+                centres: match &metadata {
+                    Some(metadata) => metadata.centres(&tensors, count, config.hidden)?,
+                    None => tensors.matrix(present(names.centres), count, config.hidden, Presence::No)?,
+                },
                 parts: cluster_rows(&tensors, &embedding, config, &tokens, count)?,
                 tokens,
                 used,
@@ -274,10 +289,39 @@ fn load_weights<P: Pack>(
     })
 }
 
+/// Clusters as metadata of a GGUF file: docs/gguf.md.
+struct Metadata {
+    centres: Vec<f32>,
+    order: Vec<u32>,
+}
+
+impl Metadata {
+    fn of(source: &Source) -> Result<Option<Self>> {
+        let Files::Gguf(gguf) = source.files() else { return Ok(None) };
+        let keys = GgufConfig::new(gguf)?;
+        let Some(centres) = keys.get(CENTRES_KEY)? else { return Ok(None) };
+        Ok(Some(Self { centres, order: keys.require(ORDER_KEY)? }))
+    }
+
+    /// `[count, hidden]`.
+    fn centres<P: Pack>(&self, tensors: &Tensors<'_, P>, count: usize, hidden: usize) -> Result<P::Matrix> {
+        if self.centres.len() != count * hidden {
+            let what = format!(
+                "metadata `{CENTRES_KEY}` has {} entries, expected {count} times {hidden}",
+                self.centres.len()
+            );
+            return Err(Error::format(tensors.source.path(), what));
+        }
+        let bytes: Vec<u8> = self.centres.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let shape = MatrixShape { ty: ElementType::F32, rows: count, cols: hidden };
+        tensors.pack(CENTRES_KEY, shape, &bytes, None)
+    }
+}
+
 /// Every token once, cluster by cluster.
-fn permutation(source: &Source, name: &str, vocab: usize) -> Result<Box<[u32]>> {
+fn permutation(source: &Source, name: &str, stored: Option<Vec<i64>>, vocab: usize) -> Result<Box<[u32]>> {
     let path: &Path = source.path();
-    let Some(stored) = integers(source, name)? else {
+    let Some(stored) = stored else {
         return Err(Error::format(
             path,
             format!("tensor `{name}` is missing: the clusters of the head need it"),

@@ -18,7 +18,7 @@ use crate::layers::Layer;
 use guesser::AssistantGuesser;
 use head::DraftHead;
 use leveret_kernels::Matrix;
-pub(crate) use load::{GGUF, Plan};
+pub(crate) use load::{CENTRES_KEY, GGUF, ORDER_KEY, Plan};
 pub(super) use load::{describe, load, plan};
 use std::sync::Arc;
 use trial::Trial;
