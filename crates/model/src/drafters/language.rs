@@ -153,6 +153,10 @@ impl Guesser for LanguageGuesser {
         Ok(())
     }
 
+    fn unread(&self, tokens: usize) -> usize {
+        tokens.saturating_sub(self.text.len())
+    }
+
     fn begin(&mut self, tokens: &[u32]) -> Result<()> {
         let network = Arc::clone(&self.network);
         let mut model = network.model();

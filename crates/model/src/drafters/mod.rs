@@ -174,6 +174,11 @@ pub trait Guesser: Debug + Send {
     /// Rows that do not follow those before, or no room.
     fn observe(&mut self, committed: &Committed<'_>) -> Result<()>;
 
+    /// Tokens that a draft after a text of `tokens` tokens would have to read first; 0 where they are read as they come.
+    fn unread(&self, _tokens: usize) -> usize {
+        0
+    }
+
     /// Opens a draft after `tokens`, the text; all but its last token have been observed. Scores of
     /// node 0, the token after the text, can be read then.
     ///

@@ -26,6 +26,10 @@ const WIDTH: usize = 6;
 const DEPTH: usize = 16;
 /// Tokens since the last draft up to which reading them counts as a part of drafting.
 const CLOSE: usize = 24;
+/// Tokens that are read for each token that was written without: short answers shall not pay for reading long prompts.
+/// A draft model reads about fifty in the time of a pass of its target, so what is read in vain costs an eighth.
+const READ_FOR_EACH: usize = 6;
+
 /// The drafter of one text that asks a network.
 pub struct NetworkDrafter {
     name: String,
@@ -38,6 +42,8 @@ pub struct NetworkDrafter {
     guesses: Vec<Guess>,
     /// Length of the text that they follow.
     after: usize,
+    /// Length of the text when the network last read it, or when it was first asked to.
+    read: Option<usize>,
     pace: Pace,
     /// Seconds of looking behind one level.
     step: Mean,
@@ -85,6 +91,7 @@ impl NetworkDrafter {
             reliability: Reliability::default(),
             guesses: Vec::new(),
             after: 0,
+            read: None,
             pace: Pace::default(),
             step: Mean::default(),
             trouble: None,
@@ -96,6 +103,13 @@ impl NetworkDrafter {
             choices: Vec::new(),
             scratch: DrawScratch::default(),
         })
+    }
+
+    /// Whether as much was written since the network last read the text as makes up for what it would have to read.
+    fn has_time_to_read(&mut self, tokens: usize) -> bool {
+        let written = tokens.saturating_sub(*self.read.get_or_insert(tokens));
+        let unread = self.guesser.unread(tokens);
+        unread <= CLOSE || written * READ_FOR_EACH >= unread
     }
 
     /// Considers guesses level by level.
@@ -269,13 +283,17 @@ impl Drafter for NetworkDrafter {
     }
 
     fn propose(&mut self, context: &Context<'_>, rows: usize, draft: &mut Draft) {
-        if self.trouble.is_some() || rows == 0 || !self.pace.pays(&context.worth) {
+        if self.trouble.is_some() || rows == 0 || !self.has_time_to_read(context.tokens.len()) {
+            return;
+        }
+        if !self.pace.pays(&context.worth) {
             return;
         }
         self.pace.looked();
         self.guesses.clear();
         let behind = context.tokens.len() - self.after.min(context.tokens.len());
         self.after = context.tokens.len();
+        self.read = Some(self.after);
         let start = Instant::now();
         let grown = match context.draw.wants_laws() {
             true => self.grow_drawn(context, rows, draft),
@@ -322,153 +340,4 @@ impl fmt::Debug for NetworkDrafter {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sampler::SamplingParams;
-    use crate::session::{Options, Request, Session};
-    use crate::testing::HashTarget;
-    use crate::verify::Accept;
-    use leveret_model::drafters::{Description, Scores};
-
-    const VOCAB: usize = 50;
-
-    /// Knows the target's own scores, and adds to them.
-    #[derive(Debug)]
-    struct Twin {
-        description: Description,
-        /// Lift of a word picked at random.
-        blur: f32,
-    }
-
-    #[derive(Debug)]
-    struct TwinGuesser {
-        target: HashTarget,
-        blur: f32,
-        text: Vec<u32>,
-        paths: Vec<Vec<u32>>,
-        rows: Vec<Vec<f32>>,
-        observed: usize,
-    }
-
-    impl Network for Twin {
-        fn description(&self) -> &Description {
-            &self.description
-        }
-
-        fn guesser(self: Arc<Self>, _capacity: usize) -> leveret_model::Result<Box<dyn Guesser>> {
-            Ok(Box::new(TwinGuesser {
-                target: HashTarget::new(VOCAB, 60.0, 1000),
-                blur: self.blur,
-                text: Vec::new(),
-                paths: Vec::new(),
-                rows: Vec::new(),
-                observed: 0,
-            }))
-        }
-    }
-
-    impl TwinGuesser {
-        fn add(&mut self, path: Vec<u32>) {
-            let text: Vec<u32> = self.text.iter().chain(&path).copied().collect();
-            let mut row = self.target.row(&text);
-            let wrong = crate::testing::mix(text.len() as u64) as usize;
-            row[wrong % VOCAB] += self.blur;
-            self.rows.push(row);
-            self.paths.push(path);
-        }
-    }
-
-    impl Guesser for TwinGuesser {
-        fn observe(&mut self, committed: &Committed<'_>) -> leveret_model::Result<()> {
-            assert_eq!(committed.first, self.observed, "rows come without gaps");
-            self.observed += committed.rows.len();
-            Ok(())
-        }
-
-        fn begin(&mut self, tokens: &[u32]) -> leveret_model::Result<()> {
-            assert_eq!(self.observed, tokens.len() - 1, "all rows but the last token's are known");
-            self.text = tokens.to_vec();
-            (self.paths, self.rows) = (Vec::new(), Vec::new());
-            self.add(Vec::new());
-            Ok(())
-        }
-
-        fn expand(&mut self, branches: &[Branch]) -> leveret_model::Result<()> {
-            for branch in branches {
-                let path = [&self.paths[branch.parent][..], &[branch.token]].concat();
-                self.add(path);
-            }
-            Ok(())
-        }
-
-        fn scores(&self, node: usize) -> Scores<'_> {
-            Scores { logits: &self.rows[node], tokens: None, confidence: None }
-        }
-    }
-
-    fn run(blur: f32, temperature: f32, draft: bool) -> (Vec<u32>, crate::Stats) {
-        run_with(blur, temperature, draft, Accept::Match)
-    }
-
-    fn run_with(blur: f32, temperature: f32, draft: bool, accept: Accept) -> (Vec<u32>, crate::Stats) {
-        let mut target = HashTarget::new(VOCAB, 60.0, 1000);
-        let description = Description {
-            family: "twin",
-            dialect: "test",
-            taps: vec![],
-            depth: None,
-            vocab: VOCAB,
-            bytes_per_step: 0,
-            bytes_along: 0,
-            kv_values: 0,
-        };
-        let drafter = NetworkDrafter::new(Arc::new(Twin { description, blur }), 1000).unwrap();
-        let request = Request {
-            prompt: vec![1, 2, 3],
-            params: SamplingParams {
-                max_tokens: Some(300),
-                temperature,
-                seed: 5,
-                ..SamplingParams::default()
-            },
-            drafter: draft.then(|| Box::new(drafter) as Box<dyn Drafter>),
-            text: None,
-        };
-        let options = Options { follow_clock: false, prefill_chunk: 2, accept, ..Options::default() };
-        let mut session = Session::new(&target, request, options).unwrap();
-        session.run(&mut target).unwrap();
-        (session.output().to_vec(), session.stats().clone())
-    }
-
-    #[test]
-    fn a_twin_is_always_right_greedy_and_sampled() {
-        for temperature in [0.0, 0.8, 1.5] {
-            let (plain, _) = run(0.0, temperature, false);
-            let (text, stats) = run(0.0, temperature, true);
-            assert_eq!(text, plain);
-            assert!(stats.tau() > 4.0, "temperature {temperature}: {stats:?}");
-            assert!(stats.acceptance() > 0.6, "temperature {temperature}: {stats:?}");
-        }
-    }
-
-    /// With its own law as the target's, nothing that was drawn is refused.
-    #[test]
-    fn a_twin_is_always_right_where_laws_are_compared() {
-        for accept in [Accept::Rejection, Accept::Block] {
-            let (_, stats) = run_with(0.0, 1.5, true, accept);
-            assert!(stats.tau() > 4.0, "{accept:?}: {stats:?}");
-            let (_, blurred) = run_with(30.0, 1.5, true, accept);
-            assert!(blurred.tau() > 1.2 && blurred.tau() < stats.tau(), "{accept:?}: {blurred:?}");
-        }
-    }
-
-    #[test]
-    fn a_bad_network_changes_nothing_and_is_believed_less_and_less() {
-        for temperature in [0.0, 1.0] {
-            let (plain, _) = run(0.0, temperature, false);
-            let (text, stats) = run(200.0, temperature, true);
-            assert_eq!(text, plain);
-            assert!(stats.drafted < stats.rounds, "temperature {temperature}: {stats:?}");
-        }
-    }
-}
+mod tests;

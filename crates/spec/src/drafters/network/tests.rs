@@ -1,0 +1,188 @@
+use super::*;
+use crate::sampler::SamplingParams;
+use crate::session::{Options, Request, Session};
+use crate::testing::HashTarget;
+use crate::verify::Accept;
+use leveret_model::drafters::{Description, Scores};
+
+const VOCAB: usize = 50;
+
+/// Knows the target's own scores, and adds to them.
+#[derive(Debug)]
+struct Twin {
+    description: Description,
+    /// Lift of a word picked at random.
+    blur: f32,
+}
+
+#[derive(Debug)]
+struct TwinGuesser {
+    target: HashTarget,
+    blur: f32,
+    text: Vec<u32>,
+    paths: Vec<Vec<u32>>,
+    rows: Vec<Vec<f32>>,
+    observed: usize,
+}
+
+impl Twin {
+    fn new(blur: f32) -> Arc<Self> {
+        let description = Description {
+            family: "twin",
+            dialect: "test",
+            taps: vec![],
+            depth: None,
+            vocab: VOCAB,
+            bytes_per_step: 0,
+            bytes_along: 0,
+            kv_values: 0,
+        };
+        Arc::new(Self { description, blur })
+    }
+}
+
+/// Has read that many tokens.
+#[derive(Debug)]
+struct Reader(usize);
+
+impl Guesser for Reader {
+    fn observe(&mut self, _committed: &Committed<'_>) -> leveret_model::Result<()> {
+        Ok(())
+    }
+
+    fn unread(&self, tokens: usize) -> usize {
+        tokens - self.0
+    }
+
+    fn begin(&mut self, _tokens: &[u32]) -> leveret_model::Result<()> {
+        Ok(())
+    }
+
+    fn expand(&mut self, _branches: &[Branch]) -> leveret_model::Result<()> {
+        Ok(())
+    }
+
+    fn scores(&self, _node: usize) -> Scores<'_> {
+        Scores { logits: &[], tokens: None, confidence: None }
+    }
+}
+
+impl Network for Twin {
+    fn description(&self) -> &Description {
+        &self.description
+    }
+
+    fn guesser(self: Arc<Self>, _capacity: usize) -> leveret_model::Result<Box<dyn Guesser>> {
+        Ok(Box::new(TwinGuesser {
+            target: HashTarget::new(VOCAB, 60.0, 1000),
+            blur: self.blur,
+            text: Vec::new(),
+            paths: Vec::new(),
+            rows: Vec::new(),
+            observed: 0,
+        }))
+    }
+}
+
+impl TwinGuesser {
+    fn add(&mut self, path: Vec<u32>) {
+        let text: Vec<u32> = self.text.iter().chain(&path).copied().collect();
+        let mut row = self.target.row(&text);
+        let wrong = crate::testing::mix(text.len() as u64) as usize;
+        row[wrong % VOCAB] += self.blur;
+        self.rows.push(row);
+        self.paths.push(path);
+    }
+}
+
+impl Guesser for TwinGuesser {
+    fn observe(&mut self, committed: &Committed<'_>) -> leveret_model::Result<()> {
+        assert_eq!(committed.first, self.observed, "rows come without gaps");
+        self.observed += committed.rows.len();
+        Ok(())
+    }
+
+    fn begin(&mut self, tokens: &[u32]) -> leveret_model::Result<()> {
+        assert_eq!(self.observed, tokens.len() - 1, "all rows but the last token's are known");
+        self.text = tokens.to_vec();
+        (self.paths, self.rows) = (Vec::new(), Vec::new());
+        self.add(Vec::new());
+        Ok(())
+    }
+
+    fn expand(&mut self, branches: &[Branch]) -> leveret_model::Result<()> {
+        for branch in branches {
+            let path = [&self.paths[branch.parent][..], &[branch.token]].concat();
+            self.add(path);
+        }
+        Ok(())
+    }
+
+    fn scores(&self, node: usize) -> Scores<'_> {
+        Scores { logits: &self.rows[node], tokens: None, confidence: None }
+    }
+}
+
+fn run(blur: f32, temperature: f32, draft: bool) -> (Vec<u32>, crate::Stats) {
+    run_with(blur, temperature, draft, Accept::Match)
+}
+
+fn run_with(blur: f32, temperature: f32, draft: bool, accept: Accept) -> (Vec<u32>, crate::Stats) {
+    let mut target = HashTarget::new(VOCAB, 60.0, 1000);
+    let drafter = NetworkDrafter::new(Twin::new(blur), 1000).unwrap();
+    let request = Request {
+        prompt: vec![1, 2, 3],
+        params: SamplingParams { max_tokens: Some(300), temperature, seed: 5, ..SamplingParams::default() },
+        drafter: draft.then(|| Box::new(drafter) as Box<dyn Drafter>),
+        text: None,
+    };
+    let options = Options { follow_clock: false, prefill_chunk: 2, accept, ..Options::default() };
+    let mut session = Session::new(&target, request, options).unwrap();
+    session.run(&mut target).unwrap();
+    (session.output().to_vec(), session.stats().clone())
+}
+
+#[test]
+fn a_twin_is_always_right_greedy_and_sampled() {
+    for temperature in [0.0, 0.8, 1.5] {
+        let (plain, _) = run(0.0, temperature, false);
+        let (text, stats) = run(0.0, temperature, true);
+        assert_eq!(text, plain);
+        assert!(stats.tau() > 4.0, "temperature {temperature}: {stats:?}");
+        assert!(stats.acceptance() > 0.6, "temperature {temperature}: {stats:?}");
+    }
+}
+
+/// With its own law as the target's, nothing that was drawn is refused.
+#[test]
+fn a_twin_is_always_right_where_laws_are_compared() {
+    for accept in [Accept::Rejection, Accept::Block] {
+        let (_, stats) = run_with(0.0, 1.5, true, accept);
+        assert!(stats.tau() > 4.0, "{accept:?}: {stats:?}");
+        let (_, blurred) = run_with(30.0, 1.5, true, accept);
+        assert!(blurred.tau() > 1.2 && blurred.tau() < stats.tau(), "{accept:?}: {blurred:?}");
+    }
+}
+
+#[test]
+fn long_prompts_are_read_for_long_answers_only() {
+    let mut drafter = NetworkDrafter::new(Twin::new(0.0), 1000).unwrap();
+    assert!(drafter.has_time_to_read(600), "a twin reads as it goes");
+    drafter.guesser = Box::new(Reader(0));
+    drafter.read = None;
+    let first = (600..1000).find(|&tokens| drafter.has_time_to_read(tokens));
+    assert_eq!(first, Some(720), "a sixth of what is unread by then");
+    drafter.guesser = Box::new(Reader(720));
+    drafter.read = Some(720);
+    assert!(drafter.has_time_to_read(721));
+}
+
+#[test]
+fn a_bad_network_changes_nothing_and_is_believed_less_and_less() {
+    for temperature in [0.0, 1.0] {
+        let (plain, _) = run(0.0, temperature, false);
+        let (text, stats) = run(200.0, temperature, true);
+        assert_eq!(text, plain);
+        assert!(stats.drafted < stats.rounds, "temperature {temperature}: {stats:?}");
+    }
+}
