@@ -32,8 +32,9 @@ pub struct Composite {
 struct Part {
     drafter: Box<dyn Drafter>,
     draft: Draft,
-    /// Tokens by which its proposals went further than those of the parts before it, a running mean.
+    /// Tokens by which its proposals went further than those of the parts before it, a running mean, and of how many.
     gain: f32,
+    seen: f32,
     asked: bool,
     /// Scratch: the node of the union for each of its own.
     at: Vec<usize>,
@@ -90,8 +91,11 @@ impl Views {
     }
 }
 
-/// Share of the newest observation in a part's gain.
-const NEW: f32 = 0.1;
+/// Gain that a part is expected to have, and of how many observations this counts as the mean: what is tried in vain
+/// must not take long, since it is tried in every text.
+const EXPECTED: (f32, f32) = (1.0, 1.0);
+/// Observations over which a gain is remembered.
+const MEMORY: f32 = 12.0;
 /// Rounds between two in which a part is asked that seems not worth its time.
 const PROBE: usize = 64;
 
@@ -112,7 +116,14 @@ impl Composite {
                 taps.push(*tap);
             }
         }
-        let part = |drafter| Part { drafter, draft: Draft::new(), gain: 1.0, asked: false, at: Vec::new() };
+        let part = |drafter| Part {
+            drafter,
+            draft: Draft::new(),
+            gain: EXPECTED.0,
+            seen: EXPECTED.1,
+            asked: false,
+            at: Vec::new(),
+        };
         Self {
             parts: parts.into_iter().take(MOST_PARTS).map(part).collect(),
             taps,
@@ -229,7 +240,8 @@ impl Composite {
             }
             let right = agreed(&part.draft, new);
             if part.drafter.seconds() > 0.0 {
-                part.gain += NEW * (right.saturating_sub(others) as f32 - part.gain);
+                part.seen = (part.seen + 1.0).min(MEMORY);
+                part.gain += (right.saturating_sub(others) as f32 - part.gain) / part.seen;
             }
             others = others.max(right);
         }

@@ -59,9 +59,9 @@ impl Pace {
         self.seconds.record(seconds);
     }
 
-    /// Seconds of a draft lately; 0 before the first.
+    /// Seconds of a draft lately; next to nothing, but not free, before the first.
     pub(crate) fn seconds(&self) -> f64 {
-        self.seconds.get().unwrap_or(0.0)
+        self.seconds.get().unwrap_or(f64::MIN_POSITIVE)
     }
 
     /// Takes note of how many tokens of the last draft came true.

@@ -171,10 +171,10 @@ fn long_prompts_are_read_for_long_answers_only() {
     drafter.guesser = Box::new(Reader(0));
     drafter.read = None;
     let first = (600..1000).find(|&tokens| drafter.has_time_to_read(tokens));
-    assert_eq!(first, Some(720), "a sixth of what is unread by then");
-    drafter.guesser = Box::new(Reader(720));
-    drafter.read = Some(720);
-    assert!(drafter.has_time_to_read(721));
+    assert_eq!(first, Some(800), "a quarter of what is unread by then");
+    drafter.guesser = Box::new(Reader(800));
+    drafter.read = Some(800);
+    assert!(drafter.has_time_to_read(801));
 }
 
 #[test]
