@@ -142,7 +142,7 @@ pub trait Drafter: Send {
     }
 
     /// Seconds that a proposal takes, for those that compute something; 0 for those whose time
-    /// does not count beside a pass.
+    /// does not count beside a pass; `f64::MIN_POSITIVE` for those that were never asked yet.
     fn seconds(&self) -> f64 {
         0.0
     }

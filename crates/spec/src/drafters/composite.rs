@@ -96,6 +96,8 @@ impl Views {
 const EXPECTED: (f32, f32) = (1.0, 1.0);
 /// Observations over which a gain is remembered.
 const MEMORY: f32 = 12.0;
+/// Passes that a draft is taken to last before its drafter was ever asked: not while others do well.
+const UNTRIED: f64 = 0.5;
 /// Rounds between two in which a part is asked that seems not worth its time.
 const PROBE: usize = 64;
 
@@ -147,7 +149,13 @@ impl Composite {
                     continue;
                 }
                 part.draft.clear();
-                let time = if worth.pass_seconds > 0.0 { seconds / worth.pass_seconds } else { 0.0 };
+                let time = if seconds == f64::MIN_POSITIVE {
+                    UNTRIED
+                } else if worth.pass_seconds > 0.0 {
+                    seconds / worth.pass_seconds
+                } else {
+                    0.0
+                };
                 // What it can add is what its guesses mostly add, where others have none of their own.
                 let left = part.gain * (1.0 - hope).max(0.0);
                 let probe = context.tokens.len().is_multiple_of(PROBE);

@@ -170,11 +170,11 @@ fn long_prompts_are_read_for_long_answers_only() {
     assert!(drafter.has_time_to_read(600), "a twin reads as it goes");
     drafter.guesser = Box::new(Reader(0));
     drafter.read = None;
-    let first = (600..1000).find(|&tokens| drafter.has_time_to_read(tokens));
-    assert_eq!(first, Some(800), "a quarter of what is unread by then");
-    drafter.guesser = Box::new(Reader(800));
-    drafter.read = Some(800);
-    assert!(drafter.has_time_to_read(801));
+    let first = (600..2000).find(|&tokens| drafter.has_time_to_read(tokens));
+    assert_eq!(first, Some(1200), "half of what is unread by then");
+    drafter.guesser = Box::new(Reader(1200));
+    drafter.read = Some(1200);
+    assert!(drafter.has_time_to_read(1201));
 }
 
 #[test]
