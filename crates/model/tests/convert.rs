@@ -3,11 +3,13 @@
 
 mod common;
 
+use common::checkpoint;
 use common::heads::{load, target_at};
 use common::text::Text;
 use leveret_model::convert::{self, ConvertOptions};
 use leveret_model::drafters::Branch;
-use leveret_model::{ElementType, Error, Model, Source};
+use leveret_model::{ElementType, Error, LogitRows, Model, Pass, Source, Target};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Files of a drafter, its target, and whether speculators has a layout for its kind.
@@ -134,4 +136,30 @@ fn quantised_drafters_guess() {
         let equal = ids.iter().zip(&original).filter(|(a, b)| a == b).count();
         assert!(equal * 2 > ids.len(), "{}: {equal} of {}", drafter.display(), ids.len());
     }
+}
+
+/// Gemma 4's full layers turn a part of each head, which GGUF says in a tensor; they need not.
+#[test]
+fn full_layers_that_turn_whole_heads() {
+    let target = "gemma4-31b/target";
+    let (mut config, tensors) = checkpoint::read(&common::golden(target));
+    let text = match config.get("text_config") {
+        Some(_) => &mut config["text_config"],
+        None => &mut config,
+    };
+    text["rope_parameters"]["full_attention"] = json!({"rope_type": "default", "rope_theta": 1e6});
+    let dir = tempfile::tempdir().unwrap();
+    checkpoint::write(dir.path(), &config, &tensors);
+    let file = common::as_gguf(dir.path(), target, ElementType::BF16);
+    let logits = |path: &Path| -> Vec<u32> {
+        let mut model = target_at(path);
+        let tokens: Vec<u32> = (3..33).collect();
+        let mut cache = model.new_cache(tokens.len()).unwrap();
+        let pass = Pass { cache: &mut cache, tokens: &tokens, parents: None, logits: LogitRows::All };
+        model.forward(&mut [pass], &[]).unwrap();
+        (0..30).flat_map(|row| model.logits(row).iter().map(|x| x.to_bits())).collect()
+    };
+    let found = logits(&file);
+    assert!(found == logits(dir.path()));
+    assert!(found != logits(&common::golden(target)));
 }

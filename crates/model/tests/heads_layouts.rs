@@ -221,6 +221,8 @@ fn an_mtp_layer_under_other_names() {
     let wanted: Vec<u32> =
         expected.chunks_exact(vocab).flat_map(|row| kept.iter().map(|&token| row[token])).collect();
     assert!(found == wanted);
+    let written = common::as_gguf(files.path(), "qwen35/target", ElementType::BF16);
+    assert!(first_scores(&load(&written, &model).unwrap(), &mut model) == wanted);
     // The target's own is not read then.
     let full = trimmed.get_mut("lm_head.weight").unwrap();
     poison(&mut full.2, full.1[1], &[]);

@@ -75,7 +75,7 @@ impl Plan<'_> {
         };
         let bytes = map.iter().enumerate().map(entry).flat_map(i64::to_le_bytes).collect();
         self.planned.push(Planned::integers("d2t", vec![map.len()], Dtype::I64, bytes));
-        if to == MapRule::Offset {
+        if self.layout.members {
             let mut member = vec![0u8; vocab];
             map.iter().for_each(|&token| member[token as usize] = 1);
             self.planned.push(Planned::integers("t2d", vec![vocab], Dtype::BOOL, member));
@@ -163,7 +163,7 @@ impl Plan<'_> {
             let present = |name: &&&str| source.has(&format!("{name}.weight"));
             (from.iter().find(present).unwrap_or(&from[0]).to_string(), to[0].to_owned())
         };
-        self.planned.extend(divisors(&config.rotations[0]));
+        self.planned.extend(divisors(config));
         let outer = |a: &str, b: &str| (format!("{}{a}", names.prefix), b.to_owned());
         let layout = self.layout.names;
         self.matrix(outer(config.names.embedding, layout.embedding), Presence::No)?;

@@ -59,7 +59,7 @@ impl<'a> Drafter<'a> {
             self.writer.meta("tokenizer.ggml.mask_token_id", slots.mask);
         }
         let mut plan = Plan::new(self.source, architecture.layout, self.ty);
-        plan.planned.extend(divisors(&design.config.rotations[0]));
+        plan.planned.extend(divisors(&design.config));
         plan.head(design, &eagle_gguf(design))?;
         Ok(plan.planned)
     }
@@ -68,7 +68,7 @@ impl<'a> Drafter<'a> {
         let architecture = Architecture::DFLASH;
         let mut plan = Plan::new(self.source, architecture.layout, self.ty);
         let names = BlockNames::GGUF;
-        plan.planned.extend(divisors(&config.layers.rotations[0]));
+        plan.planned.extend(divisors(&config.layers));
         plan.block(config, shapes, &names, MapRule::Token, vocab)?;
         let planned = plan.planned;
 

@@ -28,6 +28,7 @@ impl Architecture {
             tiled: false,
             fused_experts: false,
             norm_offset: 0.0,
+            members: false,
         },
         period: 0,
     };

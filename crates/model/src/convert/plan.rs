@@ -22,6 +22,8 @@ pub(super) struct Layout {
     pub(super) fused_experts: bool,
     /// The norms of its files are factors, but for this offset.
     pub(super) norm_offset: f32,
+    /// A map from a head's rows to tokens comes with a list of the tokens that are in it.
+    pub(super) members: bool,
 }
 
 /// The tensors of a file, as they are found.
@@ -67,7 +69,7 @@ impl<'a> Plan<'a> {
         let (from, to) = (config.names, self.layout.names);
         let prefix = self.prefix(config);
         let outer = |a: &str, b: &str| (format!("{prefix}{a}"), b.to_owned());
-        self.planned.extend(divisors(&config.rotations[0]));
+        self.planned.extend(divisors(config));
         self.matrix(outer(from.embedding, to.embedding), Presence::No)?;
         let head = from.heads.iter().find(|name| self.has_matrix(name));
         if let (Head::Own | Head::OwnIfPresent, Some(head)) = (config.head, head) {
@@ -269,12 +271,15 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// What the frequencies of a rotation are divided by, where only a tensor can say it.
-pub(super) fn divisors(rotation: &Rotation) -> Option<Planned> {
+/// What the frequencies of the first rotation are divided by, where only a tensor can say it, or
+/// readers ask for it.
+pub(super) fn divisors(config: &Config) -> Option<Planned> {
+    let rotation = &config.rotations[0];
     /// Stands for "does not turn", as llama.cpp writes it.
     const STILL: f32 = 1e30;
     let by: Vec<f32> = match &rotation.scaling {
         RopeScaling::Divisors(by) => by.clone(),
+        RopeScaling::None if config.family == "gemma4" => vec![1.0; rotation.dims / 2],
         RopeScaling::Llama3 { .. } | RopeScaling::Proportional { .. } => {
             let pair = |(i, wanted): (usize, f32)| {
                 let exact = rotation.base.powf(-((2 * i) as f64) / rotation.dims as f64);

@@ -26,6 +26,7 @@ const LAYOUT: Layout = Layout {
     tiled: false,
     fused_experts: false,
     norm_offset: 0.0,
+    members: true,
 };
 
 /// Writes the drafter of `source` to the folder `out`, with matrices of 16 or 32 bits. `verifier` is
