@@ -24,7 +24,7 @@ fn rows(c: &mut Criterion) {
                 group.sample_size(20).warm_up_time(std::time::Duration::from_millis(300));
                 group.measurement_time(std::time::Duration::from_secs(1));
                 group.throughput(Throughput::Bytes(matrix.bytes() as u64));
-                for m in [1, 2, 4, 8, 16] {
+                for m in [1, 2, 3, 4, 5, 6, 8, 12, 16] {
                     let values: Vec<f32> = (0..m * COLS).map(|i| (i as f32 * 0.3).sin()).collect();
                     let mut x = Activations::default();
                     x.fill(&team, m, COLS, |row, out| out.copy_from_slice(&values[row * COLS..][..COLS]));

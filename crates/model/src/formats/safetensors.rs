@@ -58,7 +58,18 @@ impl Safetensors {
     /// # Errors
     /// A file that is no dictionary of contiguous tensors.
     pub fn open_pickled(path: impl AsRef<Path>) -> Result<Self> {
-        let file = FileBytes::map(path.as_ref())?;
+        Self::unpickle(FileBytes::map(path.as_ref())?)
+    }
+
+    /// Reads a `pytorch_model.bin` from memory; `name` stands for the path in errors.
+    ///
+    /// # Errors
+    /// As [`open_pickled`](Self::open_pickled).
+    pub fn from_pickled_bytes(name: impl AsRef<Path>, bytes: Vec<u8>) -> Result<Self> {
+        Self::unpickle(FileBytes::owned(name.as_ref(), bytes))
+    }
+
+    fn unpickle(file: FileBytes) -> Result<Self> {
         let places = pytorch::places(&file).map_err(|what| Error::format(file.path(), what))?;
         Ok(Self { file, directory: Directory::Pickled(places) })
     }
