@@ -70,7 +70,8 @@ impl Safetensors {
     }
 
     fn unpickle(file: FileBytes) -> Result<Self> {
-        let places = pytorch::places(&file).map_err(|what| Error::format(file.path(), what))?;
+        // Names in the file may hold anything.
+        let places = pytorch::places(&file).map_err(|what| Error::format(file.path(), quoted(&what)))?;
         Ok(Self { file, directory: Directory::Pickled(places) })
     }
 

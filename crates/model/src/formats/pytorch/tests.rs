@@ -59,3 +59,17 @@ fn a_pickle_that_wants_to_run_something_is_refused() {
     let error = super::pickle::tensors(b"\x80\x02cos\nsystem\no.").unwrap_err();
     assert!(error.contains("operation 0x6f"), "{error}");
 }
+
+#[test]
+fn a_name_with_a_line_break_stays_on_the_line_of_the_error() {
+    let mut file = golden();
+    let name = b"midlayer.self_attn.q_proj.weight";
+    let at = file.windows(name.len()).position(|bytes| bytes == name).unwrap();
+    file[at] = b'\n';
+    // The first storage of the archive's directory is gone: the tensor in it is named.
+    let at = file.windows(7).rposition(|bytes| &bytes[1..] == b"data/1").unwrap();
+    file[at + 6] = b'x';
+    let name = |error: crate::Error| error.to_string();
+    let error = crate::formats::Safetensors::from_pickled_bytes("test.bin", file).map_err(name).unwrap_err();
+    assert!(!error.contains('\n') && error.contains("lies in"), "{error}");
+}
