@@ -5,22 +5,7 @@
 
 use super::format::{CodeForm, Format, GROUPS, PAIR};
 use crate::activations::Block;
-use crate::simd::Simd;
-
-/// The body for each row of a tile, written out: a loop would keep the sums in memory.
-macro_rules! each_row {
-    ($count:ident, |$t:ident| $body:expr) => {
-        each_row!(@ $count, $t, $body, 0 1 2 3 4 5 6 7 8 9 10 11)
-    };
-    (@ $count:ident, $t:ident, $body:expr, $($row:literal)*) => {
-        $(if $count > $row {
-            let $t = $row;
-            $body;
-        })*
-    };
-}
-
-pub(super) use each_row;
+use crate::simd::{Simd, each_row};
 
 /// The sum to start a dot product with, given the negated sum of its activations: what the codes stand above
 /// their weights is taken back.

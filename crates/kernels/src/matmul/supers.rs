@@ -6,9 +6,9 @@
 //! depends on the format alone, never on the tile, nor on which unit made the integers.
 
 use super::format::{CodeForm, GROUPS, SUPER_BLOCKS, SuperFormat};
-use super::kernel::{each_row, prefetch};
+use super::kernel::prefetch;
 use crate::activations::SuperBlock;
-use crate::simd::Simd;
+use crate::simd::{Simd, each_row};
 
 /// Products of a panel over `supers` super-blocks with `T` rows, whose super-blocks stand `step` apart.
 ///
@@ -36,7 +36,7 @@ pub(super) unsafe fn tile<S: Simd, F: SuperFormat, const T: usize>(
                 prefetch::<S>(block, F::Codes::CODES * S::LANES);
                 let codes = F::Codes::codes::<S>(block);
                 let scales = Scales::<S>::load::<F>(scales.add(b * F::SCALES * S::LANES));
-                each_row!(T, |t| sums[t] = add_block::<S, F>(sums[t], &codes, &scales, &*x[t].add(at), b));
+                add_block::<S, F, T>(&mut sums, &codes, &scales, x.map(|x| x.add(at)), b);
                 block = block.add(F::Codes::CODES * S::LANES);
             }
             let head = Head::<S>::load::<F>(p);
@@ -74,9 +74,33 @@ impl<S: Simd> Scales<S> {
     }
 }
 
-/// Adds the scaled products of block `b`.
+/// Adds the scaled products of block `b` to the sums of each row.
 #[inline(always)]
-unsafe fn add_block<S: Simd, F: SuperFormat>(
+unsafe fn add_block<S: Simd, F: SuperFormat, const T: usize>(
+    sums: &mut [S::I; T],
+    codes: &[S::B; GROUPS],
+    scales: &Scales<S>,
+    x: [*const SuperBlock; T],
+    b: usize,
+) {
+    // SAFETY: a super-block of activations holds block `b`.
+    unsafe {
+        if F::SPLIT {
+            each_row!(T, |t| sums[t] = add_split::<S, F>(sums[t], codes, scales, &*x[t], b));
+            return;
+        }
+        let q = x.map(|x| (*x).q.as_ptr().add(32 * b));
+        match F::Codes::BITS {
+            0..=4 => S::dot_scaled_rows::<4, T>(sums, codes, q, scales.scale[0]),
+            5 => S::dot_scaled_rows::<5, T>(sums, codes, q, scales.scale[0]),
+            _ => S::dot_scaled_rows::<6, T>(sums, codes, q, scales.scale[0]),
+        }
+    }
+}
+
+/// Adds the scaled products of block `b`, whose halves have scales of their own.
+#[inline(always)]
+unsafe fn add_split<S: Simd, F: SuperFormat>(
     sum: S::I,
     codes: &[S::B; GROUPS],
     scales: &Scales<S>,
@@ -86,23 +110,15 @@ unsafe fn add_block<S: Simd, F: SuperFormat>(
     // SAFETY: a super-block of activations holds block `b`.
     unsafe {
         let q = x.q.as_ptr().add(32 * b);
-        if F::SPLIT {
-            let sum = match F::Codes::BITS {
-                0..=5 => S::dot_scaled::<5, 0, 4>(sum, codes, q, scales.scale[0]),
-                _ => S::dot_scaled::<6, 0, 4>(sum, codes, q, scales.scale[0]),
-            };
-            let sum = match F::Codes::BITS {
-                0..=5 => S::dot_scaled::<5, 4, 8>(sum, codes, q, scales.scale[1]),
-                _ => S::dot_scaled::<6, 4, 8>(sum, codes, q, scales.scale[1]),
-            };
-            if F::ZERO == 0 { sum } else { S::dot_pairs(sum, scales.zero, x.minus_16.as_ptr().add(2 * b)) }
-        } else {
-            match F::Codes::BITS {
-                0..=4 => S::dot_scaled::<4, 0, GROUPS>(sum, codes, q, scales.scale[0]),
-                5 => S::dot_scaled::<5, 0, GROUPS>(sum, codes, q, scales.scale[0]),
-                _ => S::dot_scaled::<6, 0, GROUPS>(sum, codes, q, scales.scale[0]),
-            }
-        }
+        let sum = match F::Codes::BITS {
+            0..=5 => S::dot_scaled::<5, 0, 4>(sum, codes, q, scales.scale[0]),
+            _ => S::dot_scaled::<6, 0, 4>(sum, codes, q, scales.scale[0]),
+        };
+        let sum = match F::Codes::BITS {
+            0..=5 => S::dot_scaled::<5, 4, 8>(sum, codes, q, scales.scale[1]),
+            _ => S::dot_scaled::<6, 4, 8>(sum, codes, q, scales.scale[1]),
+        };
+        if F::ZERO == 0 { sum } else { S::dot_pairs(sum, scales.zero, x.minus_16.as_ptr().add(2 * b)) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! AVX-512 F/BW/DQ/VL with VNNI: sixteen lanes.
 
-use super::Simd;
+use super::{Simd, each_row};
 use std::arch::x86_64::*;
 
 /// See [`Simd`].
@@ -222,6 +222,26 @@ impl Simd for Avx512 {
         unsafe {
             let dot = Self::dot_codes::<BITS, FROM, TO>(Self::i_zero(), w, x);
             _mm512_add_epi32(acc, _mm512_mullo_epi32(dot, scale))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_scaled_rows<const BITS: u32, const T: usize>(
+        sums: &mut [Self::I; T],
+        w: &[Self::B; 8],
+        x: [*const i8; T],
+        scale: Self::I,
+    ) {
+        // SAFETY: same contract.
+        unsafe {
+            if T != 4 {
+                each_row!(T, |t| sums[t] = Self::dot_scaled::<BITS, 0, 8>(sums[t], w, x[t], scale));
+                return;
+            }
+            // Measured: half of each row, then the other half, is a tenth faster for four rows and slower for others.
+            let mut dots = [Self::i_zero(); T];
+            each_row!(T, |t| dots[t] = Self::dot_codes::<BITS, 0, 4>(dots[t], w, x[t]));
+            each_row!(T, |t| dots[t] = Self::dot_codes::<BITS, 4, 8>(dots[t], w, x[t]));
+            each_row!(T, |t| sums[t] = _mm512_add_epi32(sums[t], _mm512_mullo_epi32(dots[t], scale)));
         }
     }
     #[inline(always)]

@@ -16,6 +16,20 @@ pub(crate) use avx2::Avx2;
 pub(crate) use avx512::Avx512;
 pub(crate) use portable::Portable;
 
+/// The body for each row of a tile, written out: a loop would keep the sums in memory.
+macro_rules! each_row {
+    ($count:ident, |$t:ident| $body:expr) => {
+        each_row!(@ $count, $t, $body, 0 1 2 3 4 5 6 7 8 9 10 11)
+    };
+    (@ $count:ident, $t:ident, $body:expr, $($row:literal)*) => {{
+        $(if $count > $row {
+            let $t = $row;
+            $body;
+        })*
+    }};
+}
+pub(crate) use each_row;
+
 /// An instruction set's vectors. All methods are exact or correctly rounded per lane; `fma` is
 /// fused in every set.
 #[allow(clippy::missing_safety_doc)] // one contract for all methods, stated on the module
@@ -110,6 +124,18 @@ pub(crate) trait Simd: Copy + 'static {
         x: *const i8,
         scale: Self::I,
     ) -> Self::I;
+    /// [`dot_scaled`](Self::dot_scaled) over all groups for `T` rows of activations, in the order that keeps the
+    /// multipliers busiest.
+    #[inline(always)]
+    unsafe fn dot_scaled_rows<const BITS: u32, const T: usize>(
+        sums: &mut [Self::I; T],
+        w: &[Self::B; 8],
+        x: [*const i8; T],
+        scale: Self::I,
+    ) {
+        // SAFETY: same contract.
+        unsafe { each_row!(T, |t| sums[t] = Self::dot_scaled::<BITS, 0, 8>(sums[t], w, x[t], scale)) }
+    }
     /// `2 * LANES` unsigned bytes, as a pair of 16-bit integers in every lane.
     unsafe fn pairs_u8(p: *const u8) -> Self::I;
     /// `2 * LANES` signed bytes, as a pair of 16-bit integers in every lane.
