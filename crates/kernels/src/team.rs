@@ -346,6 +346,40 @@ mod tests {
         }
     }
 
+    /// One block goes on until all are done that its thread has not claimed together with it. So a loop comes to its
+    /// end only if others take the rest of the slow thread's range, wherever in the range the slow block lies.
+    #[test]
+    fn others_take_the_blocks_of_a_slow_thread() {
+        const THREADS: usize = 3;
+        const RANGE: usize = 100;
+        for slow in (0..THREADS)
+            .flat_map(|thread| [thread * RANGE, thread * RANGE + RANGE / 2, (thread + 1) * RANGE - 1])
+        {
+            // A new team, as one that had to wait rests.
+            let team = Team::new(THREADS);
+            let counts: Vec<AtomicUsize> = (0..THREADS * RANGE).map(|_| AtomicUsize::new(0)).collect();
+            let (done, seen) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let others = counts.len() - RANGE / SHARE as usize;
+            // Far beyond what it takes, for a test that fails in place of one that hangs.
+            let deadline = Instant::now() + Duration::from_secs(60);
+            team.run(counts.len(), |i| {
+                counts[i].fetch_add(1, Relaxed);
+                if i == slow {
+                    while done.load(Acquire) < others && Instant::now() < deadline {
+                        std::thread::yield_now();
+                    }
+                    seen.store(done.load(Acquire), Relaxed);
+                } else {
+                    // Unequal among each other too.
+                    (0..i % 7 * 1000).for_each(|_| std::hint::spin_loop());
+                }
+                done.fetch_add(1, AcqRel);
+            });
+            assert!(counts.iter().all(|count| count.load(Relaxed) == 1), "slow block {slow}");
+            assert!(seen.into_inner() >= others, "slow block {slow}: the others waited for its thread");
+        }
+    }
+
     #[test]
     fn a_loop_within_a_loop_runs() {
         let team = Team::new(2);
