@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use indicatif::HumanBytes;
 use leveret_model::drafters::recognise;
@@ -28,8 +29,8 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_enum, default_value = "f16")]
     pub(crate) kv: Kv,
     /// Quantise the weights of a safetensors model, and of a drafter, as they are loaded.
-    #[arg(long, value_enum, value_name = "TYPE")]
-    pub(crate) quantize: Option<Quantize>,
+    #[arg(long, value_name = "TYPE", value_parser = one_of(&QUANTIZED))]
+    pub(crate) quantize: Option<ElementType>,
     /// Most tokens of prompt and output together; the default is 4096, or what the model allows if that is less.
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) context: Option<usize>,
@@ -42,16 +43,24 @@ pub(crate) enum Kv {
     F32,
 }
 
-/// Type to quantise to.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub(crate) enum Quantize {
-    #[value(name = "q8_0")]
-    Q8_0,
-    #[value(name = "q4_0")]
-    Q4_0,
-    #[value(name = "q4_k")]
-    Q4K,
+/// A type of weights and its name on the command line.
+type Named = (&'static str, ElementType);
+
+/// Types that weights can be quantised to.
+const QUANTIZED: [Named; 3] =
+    [("q8_0", ElementType::Q8_0), ("q4_0", ElementType::Q4_0), ("q4_k", ElementType::Q4K)];
+
+/// Types that weights can be written in.
+pub(crate) const WRITTEN: [Named; 5] = {
+    let [a, b, c] = QUANTIZED;
+    [a, b, c, ("bf16", ElementType::BF16), ("f32", ElementType::F32)]
+};
+
+/// Parses the name of one of `types`.
+pub(crate) fn one_of(types: &'static [Named]) -> impl TypedValueParser<Value = ElementType> {
+    let named = move |text: String| types.iter().find(|(name, _)| *name == text).map(|&(_, ty)| ty);
+    PossibleValuesParser::new(types.iter().map(|&(name, _)| name))
+        .try_map(move |text| named(text).ok_or("not one of the types"))
 }
 
 /// Tokens of context when none are asked for.
@@ -74,12 +83,7 @@ impl EngineArgs {
                 Kv::F16 => KvType::F16,
                 Kv::F32 => KvType::F32,
             },
-            precision: match self.quantize {
-                None => Precision::AsStored,
-                Some(Quantize::Q8_0) => Precision::Quantize(ElementType::Q8_0),
-                Some(Quantize::Q4_0) => Precision::Quantize(ElementType::Q4_0),
-                Some(Quantize::Q4K) => Precision::Quantize(ElementType::Q4K),
-            },
+            precision: self.quantize.map_or(Precision::AsStored, Precision::Quantize),
             context: self.context,
         }
     }

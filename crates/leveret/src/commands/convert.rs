@@ -38,8 +38,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MODEL")]
     target: Option<String>,
     /// Type of the matrices; rows that are no whole number of its blocks become q8_0 or stay.
-    #[arg(long = "type", value_enum, default_value = "bf16")]
-    ty: Type,
+    #[arg(long = "type", value_name = "TYPE", value_parser = model::one_of(&model::WRITTEN), default_value = "bf16")]
+    ty: ElementType,
     /// Write over files that are there.
     #[arg(long)]
     overwrite: bool,
@@ -71,31 +71,6 @@ impl Layout {
     }
 }
 
-/// Type of the matrices in the new file.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Type {
-    #[value(name = "q8_0")]
-    Q8_0,
-    #[value(name = "q4_0")]
-    Q4_0,
-    #[value(name = "q4_k")]
-    Q4K,
-    Bf16,
-    F32,
-}
-
-impl Type {
-    fn element(self) -> ElementType {
-        match self {
-            Self::Q8_0 => ElementType::Q8_0,
-            Self::Q4_0 => ElementType::Q4_0,
-            Self::Q4K => ElementType::Q4K,
-            Self::Bf16 => ElementType::BF16,
-            Self::F32 => ElementType::F32,
-        }
-    }
-}
-
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let (out, layout) = (args.out.display(), Layout::of(args)?);
     let taken = match layout {
@@ -107,8 +82,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let source = model::open(Some(&args.model))?;
     let target = args.target.as_deref().map(|name| model::open(Some(name))).transpose()?;
-    let (ty, threads) = (args.ty.element(), Team::default_threads());
-    let options = ConvertOptions { ty, threads, target: target.as_ref() };
+    let options = ConvertOptions { ty: args.ty, threads: Team::default_threads(), target: target.as_ref() };
     let verifier = args.target.as_deref().map(|name| name.trim_start_matches("hf:"));
     let done = match layout {
         Layout::Gguf => convert::to_gguf(&source, &args.out, &options)?,

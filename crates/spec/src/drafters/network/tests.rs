@@ -1,3 +1,6 @@
+//! A network that knows the target, with more or less blur: what is drafted and learned from it, and that the text
+//! never changes. The networks themselves are tested in `leveret-model`.
+
 use super::*;
 use crate::sampler::SamplingParams;
 use crate::session::{Options, Request, Session};
