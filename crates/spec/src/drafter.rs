@@ -141,10 +141,10 @@ pub trait Drafter: Send {
         self.name()
     }
 
-    /// Seconds that a proposal takes, for those that compute something; 0 for those whose time
-    /// does not count beside a pass; `f64::MIN_POSITIVE` for those that were never asked yet.
-    fn seconds(&self) -> f64 {
-        0.0
+    /// Seconds that a proposal takes, for those that compute something, and `None` until that is known; 0 for those
+    /// whose time does not count beside a pass.
+    fn seconds(&self) -> Option<f64> {
+        Some(0.0)
     }
 
     /// Features of the target that [`observe`](Self::observe) wants to read.

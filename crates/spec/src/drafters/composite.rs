@@ -40,6 +40,13 @@ struct Part {
     at: Vec<usize>,
 }
 
+impl Part {
+    /// Whether a proposal takes time that counts, or may.
+    fn takes_time(&self) -> bool {
+        self.drafter.seconds() != Some(0.0)
+    }
+}
+
 /// A node of the union of all trees.
 #[derive(Debug, Clone, Copy)]
 struct Joint {
@@ -96,7 +103,7 @@ impl Views {
 const EXPECTED: (f32, f32) = (1.0, 1.0);
 /// Observations over which a gain is remembered.
 const MEMORY: f32 = 12.0;
-/// Passes that a draft is taken to last before its drafter was ever asked: not while others do well.
+/// Passes that a draft is taken to last until its drafter knows: not to be tried while others do well.
 const UNTRIED: f64 = 0.5;
 /// Rounds between two in which a part is asked that seems not worth its time.
 const PROBE: usize = 64;
@@ -143,23 +150,17 @@ impl Composite {
         let worth = context.worth;
         let mut hope = 0.0f32;
         for takes_time in [false, true] {
-            for part in &mut self.parts {
-                let seconds = part.drafter.seconds();
-                if (seconds > 0.0) != takes_time {
-                    continue;
-                }
+            for part in self.parts.iter_mut().filter(|part| part.takes_time() == takes_time) {
                 part.draft.clear();
-                let time = if seconds == f64::MIN_POSITIVE {
-                    UNTRIED
-                } else if worth.pass_seconds > 0.0 {
-                    seconds / worth.pass_seconds
-                } else {
-                    0.0
+                let passes = match part.drafter.seconds() {
+                    None => UNTRIED,
+                    Some(seconds) if worth.pass_seconds > 0.0 => seconds / worth.pass_seconds,
+                    Some(_) => 0.0,
                 };
                 // What it can add is what its guesses mostly add, where others have none of their own.
                 let left = part.gain * (1.0 - hope).max(0.0);
                 let probe = context.tokens.len().is_multiple_of(PROBE);
-                let pays = !worth.parked && f64::from(left) > worth.lambda * time;
+                let pays = !worth.parked && f64::from(left) > worth.lambda * passes;
                 part.asked = !takes_time || probe || pays;
                 if part.asked {
                     part.drafter.propose(context, rows, &mut part.draft);
@@ -247,7 +248,7 @@ impl Composite {
                 continue;
             }
             let right = agreed(&part.draft, new);
-            if part.drafter.seconds() > 0.0 {
+            if part.takes_time() {
                 part.seen = (part.seen + 1.0).min(MEMORY);
                 part.gain += (right.saturating_sub(others) as f32 - part.gain) / part.seen;
             }
@@ -381,14 +382,14 @@ mod tests {
     use super::*;
 
     /// Proposes always the same tree: (token, parent, chance).
-    struct Fixed(&'static str, Vec<(u32, Option<usize>, f32)>, f64);
+    struct Fixed(&'static str, Vec<(u32, Option<usize>, f32)>, Option<f64>);
 
     impl Drafter for Fixed {
         fn name(&self) -> &str {
             self.0
         }
 
-        fn seconds(&self) -> f64 {
+        fn seconds(&self) -> Option<f64> {
             self.2
         }
 
@@ -413,8 +414,8 @@ mod tests {
 
     #[test]
     fn trees_are_laid_over_each_other() {
-        let left = Fixed("left", vec![(1, None, 0.6), (2, Some(0), 0.5), (9, None, 0.1)], 0.0);
-        let right = Fixed("right", vec![(1, None, 0.5), (3, Some(0), 0.2), (9, None, 0.3)], 0.0);
+        let left = Fixed("left", vec![(1, None, 0.6), (2, Some(0), 0.5), (9, None, 0.1)], Some(0.0));
+        let right = Fixed("right", vec![(1, None, 0.5), (3, Some(0), 0.2), (9, None, 0.3)], Some(0.0));
         let mut both = composite(vec![left, right]);
         let draft = proposed(&mut both, &Context::new(&[5], 1), 16);
         let one = draft.child(None, 1).unwrap();
@@ -431,7 +432,7 @@ mod tests {
 
     #[test]
     fn learns_what_a_part_that_lies_is_worth() {
-        let liar = Fixed("liar", vec![(1, None, 1.0)], 0.0);
+        let liar = Fixed("liar", vec![(1, None, 1.0)], Some(0.0));
         let mut alone = composite(vec![liar]);
         let mut tokens = vec![0];
         let mut chance = 1.0;
@@ -446,15 +447,17 @@ mod tests {
 
     #[test]
     fn what_takes_time_is_asked_where_there_is_much_to_gain() {
-        let worth = crate::Worth { lambda: 2.0, row: 0.1, pass_seconds: 1.0, ..crate::Worth::default() };
+        let worth = crate::Worth { lambda: 1.5, row: 0.1, pass_seconds: 1.0, ..crate::Worth::default() };
         let context = Context { worth, ..Context::new(&[5], 1) };
-        let asked = |sure: f32, seconds: f64| {
-            let free = Fixed("free", vec![(1, None, sure)], 0.0);
+        let asked = |sure: f32, seconds: Option<f64>| {
+            let free = Fixed("free", vec![(1, None, sure)], Some(0.0));
             let slow = Fixed("slow", vec![(2, None, 0.5)], seconds);
             proposed(&mut composite(vec![slow, free]), &context, 8).len() == 2
         };
-        assert!(asked(0.1, 0.1));
-        assert!(!asked(0.95, 0.1));
-        assert!(!asked(0.1, 1.0));
+        assert!(asked(0.1, Some(0.1)));
+        assert!(!asked(0.95, Some(0.1)));
+        assert!(!asked(0.1, Some(1.0)));
+        // As long as nothing is known it is neither free nor never tried.
+        assert!(asked(0.1, None) && !asked(0.4, None) && asked(0.4, Some(0.1)));
     }
 }

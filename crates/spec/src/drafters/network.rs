@@ -274,7 +274,7 @@ impl Drafter for NetworkDrafter {
         &self.name
     }
 
-    fn seconds(&self) -> f64 {
+    fn seconds(&self) -> Option<f64> {
         self.pace.seconds()
     }
 

@@ -59,9 +59,9 @@ impl Pace {
         self.seconds.record(seconds);
     }
 
-    /// Seconds of a draft lately; next to nothing, but not free, before the first.
-    pub(crate) fn seconds(&self) -> f64 {
-        self.seconds.get().unwrap_or(f64::MIN_POSITIVE)
+    /// Seconds of a draft lately; `None` before the first.
+    pub(crate) fn seconds(&self) -> Option<f64> {
+        self.seconds.get()
     }
 
     /// Takes note of how many tokens of the last draft came true.

@@ -169,7 +169,7 @@ impl Drafter for TranslatedDrafter {
         "model"
     }
 
-    fn seconds(&self) -> f64 {
+    fn seconds(&self) -> Option<f64> {
         self.pace.seconds()
     }
 
