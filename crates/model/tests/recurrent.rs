@@ -223,6 +223,49 @@ fn projections_named_together() {
     );
 }
 
+/// llama.cpp puts value heads that share a key head apart; in memory they stand as in the folder.
+#[test]
+fn both_formats_give_the_same_bits() {
+    let tokens: Vec<u32> = (0..40).map(|i| i * 37 % 360 + 8).collect();
+    for pair in checkpoints().chunks(2) {
+        let logits = [&pair[0], &pair[1]].map(|path| {
+            let mut model = load(path, 2);
+            let mut cache = model.new_cache(tokens.len()).unwrap();
+            pass(&mut model, &mut cache, &tokens, None)
+        });
+        assert!(logits[0] == logits[1], "{}", pair[1].display());
+    }
+}
+
+/// Blocks of columns that reach across heads leave the columns of the last projection as they are stored.
+#[test]
+fn blocks_across_heads() {
+    let tokens: Vec<u32> = (0..40).map(|i| i * 37 % 360 + 8).collect();
+    let folder = &checkpoints()[0];
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("blocks.gguf");
+    let options = ConvertOptions { ty: ElementType::Q8_0, threads: 1, target: None };
+    convert::to_gguf(&Source::open(folder).unwrap(), &file, &options).unwrap();
+    let logits = |path: &Path, precision| {
+        let options = LoadOptions { threads: 1, precision, ..LoadOptions::default() };
+        let mut model = Model::load(&Source::open(path).unwrap(), &options).unwrap();
+        let mut cache = model.new_cache(tokens.len()).unwrap();
+        let bits = pass(&mut model, &mut cache, &tokens, None);
+        bits.concat().into_iter().map(f32::from_bits).collect::<Vec<_>>()
+    };
+    let (exact, blocks) = (logits(folder, Precision::AsStored), logits(&file, Precision::AsStored));
+    let floats = logits(&file, Precision::Float);
+    let distance = |other: &[f32]| {
+        let off: f32 = exact.iter().zip(other).map(|(a, b)| (a - b) * (a - b)).sum();
+        (off / exact.iter().map(|a| a * a).sum::<f32>()).sqrt()
+    };
+    // Columns in another order than their inputs would be off by more than rounding.
+    let rounding = distance(&logits(folder, Precision::Quantize(ElementType::Q8_0)));
+    for found in [distance(&blocks), distance(&floats)] {
+        assert!(found < 2.0 * rounding && rounding < 0.4, "{found}, rounding alone {rounding}");
+    }
+}
+
 #[test]
 fn quantised_at_load() {
     for path in checkpoints() {

@@ -27,7 +27,7 @@ pub const MAX_TAPS: usize = 8;
 pub struct DeltaShape {
     /// Heads of queries and keys.
     pub k_heads: usize,
-    /// Heads of values, each with a state; a multiple of `k_heads`.
+    /// Heads of values, each with a state; a multiple of `k_heads`, of which as many neighbours share a key head.
     pub v_heads: usize,
     /// Elements of a query and a key: rows of a state.
     pub k_dim: usize,
@@ -35,8 +35,6 @@ pub struct DeltaShape {
     pub v_dim: usize,
     /// Rows that the convolution looks at, the current one included: 2 to [`MAX_TAPS`].
     pub taps: usize,
-    /// Value head `h` reads key head `h % k_heads`; otherwise `h / (v_heads / k_heads)`.
-    pub tiled: bool,
 }
 
 impl DeltaShape {
@@ -57,7 +55,7 @@ impl DeltaShape {
 
     /// The key head that a value head reads.
     fn key_head(&self, v_head: usize) -> usize {
-        if self.tiled { v_head % self.k_heads } else { v_head / (self.v_heads / self.k_heads) }
+        v_head / (self.v_heads / self.k_heads)
     }
 }
 

@@ -4,10 +4,10 @@
 use super::*;
 
 const SHAPES: [DeltaShape; 4] = [
-    DeltaShape { k_heads: 2, v_heads: 4, k_dim: 16, v_dim: 16, taps: 4, tiled: false },
-    DeltaShape { k_heads: 2, v_heads: 6, k_dim: 24, v_dim: 40, taps: 4, tiled: true },
-    DeltaShape { k_heads: 3, v_heads: 3, k_dim: 7, v_dim: 5, taps: 2, tiled: false },
-    DeltaShape { k_heads: 1, v_heads: 2, k_dim: 33, v_dim: 17, taps: 8, tiled: true },
+    DeltaShape { k_heads: 2, v_heads: 4, k_dim: 16, v_dim: 16, taps: 4 },
+    DeltaShape { k_heads: 2, v_heads: 6, k_dim: 24, v_dim: 40, taps: 4 },
+    DeltaShape { k_heads: 3, v_heads: 3, k_dim: 7, v_dim: 5, taps: 2 },
+    DeltaShape { k_heads: 1, v_heads: 2, k_dim: 33, v_dim: 17, taps: 8 },
 ];
 
 /// Numbers that look random and are the same everywhere.
@@ -153,8 +153,7 @@ fn plainly(subject: &Subject, rows: usize) -> Vec<Vec<f64>> {
         };
         let mut output = Vec::new();
         for (head, state) in states.iter_mut().enumerate() {
-            let group =
-                if shape.tiled { head % shape.k_heads } else { head / (shape.v_heads / shape.k_heads) };
+            let group = head / (shape.v_heads / shape.k_heads);
             let q = unit(&mixed[group * dk..][..dk]);
             let k = unit(&mixed[kw + group * dk..][..dk]);
             let v = &mixed[2 * kw + head * dv..][..dv];

@@ -64,12 +64,11 @@ fn from_hf(keys: &HfConfig<'_>, family: &'static str) -> Result<Config> {
         k_dim: keys.need_count("linear_key_head_dim")?,
         v_dim: keys.need_count("linear_value_head_dim")?,
         taps: keys.need_count("linear_conv_kernel_dim")?,
-        tiled: false,
     };
     let gated = keys.flag("attn_output_gate")?.unwrap_or(true);
     // Stored as the distance from one; GGUF converters add the one.
     config.norm_offset = 1.0;
-    Ok(compose(config, DeltaConfig { shape, log_rates: true }, &recurrent, gated))
+    Ok(compose(config, DeltaConfig { shape, log_rates: true, tiled: false }, &recurrent, gated))
 }
 
 /// Which layers do not attend.
@@ -101,10 +100,10 @@ fn from_gguf(keys: &GgufConfig<'_>, name: &'static str) -> Result<Config> {
         k_dim: keys.require("ssm.state_size")?,
         v_dim: inner / v_heads,
         taps: keys.require("ssm.conv_kernel")?,
-        tiled: name != QWEN3_NEXT.name,
     };
     config.names = GGUF_NAMES;
-    Ok(compose(config, DeltaConfig { shape, log_rates: false }, &recurrent, true))
+    let tiled = name != QWEN3_NEXT.name;
+    Ok(compose(config, DeltaConfig { shape, log_rates: false, tiled }, &recurrent, true))
 }
 
 fn compose(mut config: Config, delta: DeltaConfig, recurrent: &[bool], gated: bool) -> Config {

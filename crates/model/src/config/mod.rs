@@ -159,6 +159,17 @@ pub struct DeltaConfig {
     pub shape: DeltaShape,
     /// Whether the file stores logarithms of decay rates (Hugging Face) or the rates, negative (GGUF).
     pub log_rates: bool,
+    /// Whether value heads that share a key head lie apart in the file, with one of every other key head between them
+    /// (GGUF of Qwen3.5); in memory they are neighbours.
+    pub tiled: bool,
+}
+
+impl DeltaConfig {
+    /// The value head of the file that is value head `head` in memory.
+    pub(crate) fn stored_head(&self, head: usize) -> usize {
+        let sharing = self.shape.v_heads / self.shape.k_heads;
+        if self.tiled { head % sharing * self.shape.k_heads + head / sharing } else { head }
+    }
 }
 
 /// Where the keys and values of a layer come from.

@@ -173,7 +173,7 @@ fn plain(layer: &LayerConfig) -> LayerConfig {
     (layer.attention.qkv_bias, layer.attention.out_bias) = (Presence::IfPresent, Presence::IfPresent);
     layer.mlp.bias = Presence::IfPresent;
     if let Some(delta) = &mut layer.delta {
-        (delta.log_rates, delta.shape.tiled) = (false, false);
+        (delta.log_rates, delta.tiled) = (false, false);
     }
     layer
 }

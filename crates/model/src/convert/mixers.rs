@@ -3,25 +3,22 @@
 use super::plan::{LayerPlan, Plan};
 use super::planned::{Change, Origin, Planned, Rows, Storage};
 use crate::Result;
-use crate::config::{DenseBeside, ExpertNames, ExpertsConfig, Presence};
+use crate::config::{DeltaConfig, DenseBeside, ExpertNames, ExpertsConfig, Presence};
 use crate::weights::{ByHead, MatrixShape, fitting};
 use leveret_kernels::ElementType;
-use leveret_kernels::delta::DeltaShape;
 
 impl Plan<'_> {
     /// A recurrent layer of a Hugging Face folder.
-    pub(super) fn delta(&mut self, plan: &LayerPlan<'_>, shape: &DeltaShape) -> Result<()> {
-        let tiled = self.layout.tiled;
+    pub(super) fn delta(&mut self, plan: &LayerPlan<'_>, config: &DeltaConfig) -> Result<()> {
+        let (tiled, shape) = (self.layout.tiled, &config.shape);
         let by_head = self.has_matrix(&plan.at(|n| n.delta.qkvz).0).then(|| ByHead::new(shape));
-        // The row of the original's value heads, `width` rows each, that becomes row `row`.
-        let value = |row: usize, width: usize| match tiled {
-            true => {
-                let (head, per_key) = (row / width, shape.v_heads / shape.k_heads);
-                (head % shape.k_heads * per_key + head / shape.k_heads) * width + row % width
-            }
-            false => row,
-        };
-        let values = |width: usize| (0..shape.v_heads * width).map(move |row| value(row, width));
+        // The value head of the original that becomes each one of the new file.
+        let wanted = DeltaConfig { tiled, ..*config };
+        let mut heads = vec![0; shape.v_heads];
+        (0..shape.v_heads).for_each(|head| heads[wanted.stored_head(head)] = config.stored_head(head));
+        let heads = &heads;
+        // The original's row, where a head has `width` rows.
+        let values = |width: usize| heads.iter().flat_map(move |&head| head * width..(head + 1) * width);
         let keys = 2 * shape.k_width();
         let channels: Vec<usize> = (0..keys).chain(values(shape.v_dim).map(|row| keys + row)).collect();
         let order = |order: Vec<usize>| tiled.then_some(order);

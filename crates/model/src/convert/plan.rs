@@ -103,7 +103,7 @@ impl<'a> Plan<'a> {
             self.norm(plan.at(|n| n.attention_norm), config)?;
         }
         match &layer.delta {
-            Some(delta) => self.delta(&plan, &delta.shape)?,
+            Some(delta) => self.delta(&plan, delta)?,
             None => self.attention(&plan)?,
         }
         self.norm(plan.at(|n| n.mlp_norm), config)?;

@@ -19,6 +19,8 @@ pub(crate) struct Delta<M = Matrix> {
     pub(crate) b: M,
     pub(crate) a: M,
     pub(crate) out: M,
+    /// The columns of `out` follow the order of value heads in the file, where that is another.
+    pub(crate) out_as_stored: bool,
     /// `[taps][channels]`.
     pub(crate) conv: Vec<f32>,
     /// Decay rates, negative.
@@ -80,9 +82,13 @@ impl Delta {
         }
 
         let (out, z) = (&*out, &*z);
+        let place = |head| if self.out_as_stored { config.stored_head(head) } else { head };
         s.inner.fill(team, rows, width, |row, inner| {
-            let part = row * width..(row + 1) * width;
-            rms_norm_gated(&out[part.clone()], &self.norm, &z[part], eps, inner);
+            for head in 0..heads {
+                let (from, to) = (row * width + head * shape.v_dim, place(head) * shape.v_dim);
+                let (from, to) = (from..from + shape.v_dim, to..to + shape.v_dim);
+                rms_norm_gated(&out[from.clone()], &self.norm, &z[from], eps, &mut inner[to]);
+            }
         });
         project(context, &s.inner, &self.out, self.norms.after.as_deref(), &mut s.out, h);
     }

@@ -2,6 +2,7 @@
 
 use super::Loader;
 use super::pack::Pack;
+use super::tensors::Place;
 use crate::Result;
 use crate::config::{DeltaConfig, Presence};
 use crate::layers::{Delta, NormWeights};
@@ -62,22 +63,31 @@ impl<P: Pack> Loader<'_, P> {
     ) -> Result<Delta<P::Matrix>> {
         let (names, shape, hidden) = (&self.config.names.delta, &config.shape, self.config.hidden);
         let vector = |suffix: &str, len: usize| self.tensors.vector(&name(suffix), &[len]);
+        let by_head = |suffix: &str| -> Result<Vec<f32>> {
+            let stored = vector(suffix, shape.v_heads)?;
+            Ok((0..shape.v_heads).map(|head| stored[config.stored_head(head)]).collect())
+        };
         let (qkv, z) = self.qkv_and_gates(config, name)?;
         let (b, a) = self.scalars(config, name)?;
-        let mut rates = vector(names.rates, shape.v_heads)?;
+        let mut rates = by_head(names.rates)?;
         if config.log_rates {
             rates.iter_mut().for_each(|rate| *rate = -rate.exp());
         }
+        let stored_head = |head: usize| config.stored_head(head);
+        let place = config.tiled.then_some(&stored_head as Place<'_>);
+        let (out, out_as_stored) =
+            self.tensors.columns(&name(names.out), hidden, (shape.v_heads, shape.v_dim), place)?;
         Ok(Delta {
             norms,
             qkv,
             z,
             b,
             a,
-            out: self.tensors.matrix(&name(names.out), hidden, shape.v_width(), Presence::No)?,
+            out,
+            out_as_stored,
             conv: self.conv(config, &name(names.conv))?,
             rates,
-            dt_bias: vector(names.dt_bias, shape.v_heads)?,
+            dt_bias: by_head(names.dt_bias)?,
             // A factor in every layout, whatever the other norms store.
             norm: vector(names.norm, shape.v_dim)?,
         })
@@ -91,9 +101,13 @@ impl<P: Pack> Loader<'_, P> {
     ) -> Result<(P::Matrix, P::Matrix)> {
         let (names, shape, hidden) = (&self.config.names.delta, &config.shape, self.config.hidden);
         if !self.tensors.source.has(&format!("{}.weight", name(names.qkvz))) {
-            let qkv = self.tensors.matrix(&name(names.qkv), shape.channels(), hidden, Presence::No)?;
-            let z = self.tensors.matrix(&name(names.z), shape.v_width(), hidden, Presence::No)?;
-            return Ok((qkv, z));
+            let (channel, value) = (|row| stored_channel(config, row), |row| stored_value(config, row));
+            let matrix = |suffix: &str, rows: usize, place: Place<'_>| {
+                let place = config.tiled.then_some(place);
+                self.tensors.reordered(&name(suffix), rows, hidden, Presence::No, place)
+            };
+            let qkv = matrix(names.qkv, shape.channels(), &channel)?;
+            return Ok((qkv, matrix(names.z, shape.v_width(), &value)?));
         }
         let (by, both) = (ByHead::new(shape), name(names.qkvz));
         let stored = (shape.channels() + shape.v_width(), hidden);
@@ -108,8 +122,10 @@ impl<P: Pack> Loader<'_, P> {
         let (names, shape, hidden) = (&self.config.names.delta, &config.shape, self.config.hidden);
         let (exact, heads) = (self.tensors.unrounded(), shape.v_heads);
         if !self.tensors.source.has(&format!("{}.weight", name(names.ba))) {
-            let b = exact.matrix(&name(names.b), heads, hidden, Presence::No)?;
-            return Ok((b, exact.matrix(&name(names.a), heads, hidden, Presence::No)?));
+            let stored_head = |head: usize| config.stored_head(head);
+            let place = config.tiled.then_some(&stored_head as Place<'_>);
+            let matrix = |suffix: &str| exact.reordered(&name(suffix), heads, hidden, Presence::No, place);
+            return Ok((matrix(names.b)?, matrix(names.a)?));
         }
         let (by, both) = (ByHead::new(shape), name(names.ba));
         let b = exact.picked(&both, (2 * heads, hidden), heads, |row| by.b(row))?;
@@ -124,6 +140,20 @@ impl<P: Pack> Loader<'_, P> {
         let flat = self.tensors.source.tensor(name)?.is_some_and(|tensor| tensor.shape.len() == 2);
         let shape: &[usize] = if flat { &[channels, taps] } else { &[channels, 1, taps] };
         let stored = self.tensors.vector(name, shape)?;
-        Ok((0..taps).flat_map(|tap| stored.iter().skip(tap).step_by(taps).copied()).collect())
+        let channel = |row| stored_channel(config, row);
+        let of_tap = |tap| (0..channels).map(move |row| channel(row) * taps + tap);
+        Ok((0..taps).flat_map(of_tap).map(|at| stored[at]).collect())
     }
+}
+
+/// The stored row of the values that is row `row` in memory.
+fn stored_value(config: &DeltaConfig, row: usize) -> usize {
+    let width = config.shape.v_dim;
+    config.stored_head(row / width) * width + row % width
+}
+
+/// The stored row of queries, keys and values that is row `row` in memory.
+fn stored_channel(config: &DeltaConfig, row: usize) -> usize {
+    let keys = 2 * config.shape.k_width();
+    if row < keys { row } else { keys + stored_value(config, row - keys) }
 }

@@ -78,6 +78,29 @@ impl<P: Pack> Tensors<'_, P> {
         Ok(gathered)
     }
 
+    /// `{name}.weight` `[rows, groups * width]`, group `g` of the columns being stored group `place(g)`; and whether they
+    /// are left as they are stored instead, where blocks reach across groups.
+    pub(crate) fn columns(
+        &self,
+        name: &str,
+        rows: usize,
+        (groups, width): (usize, usize),
+        place: Option<Place<'_>>,
+    ) -> Result<(P::Matrix, bool)> {
+        let full = format!("{name}.weight");
+        let tensor = self.tensor(&full, &[rows, groups * width])?;
+        let parts = MatrixShape { ty: tensor.ty, rows: rows * groups, cols: width };
+        let Some(place) = place.filter(|_| tensor.ty.row_bytes(width).is_some()) else {
+            return Ok((self.matrix(name, rows, groups * width, Presence::No)?, place.is_some()));
+        };
+        let part = |part: usize| part / groups * groups + place(part % groups);
+        let gathered = self.gathered(&full, parts, tensor.bytes, &part)?;
+        let shape = MatrixShape { rows, cols: groups * width, ..parts };
+        let matrix = self.pack(&full, shape, &gathered, None)?;
+        self.source.release(&full);
+        Ok((matrix, false))
+    }
+
     /// `rows` rows of `{name}.weight` `[stored, cols]`, the `r`-th being stored row `pick(r)`. The
     /// tensor's pages are left to be given back when all its parts are packed.
     pub(crate) fn picked(
