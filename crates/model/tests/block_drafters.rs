@@ -154,6 +154,17 @@ fn rows_of_a_block_see_as_they_are_told() {
     assert!(bits(&mutual) != bits(&causal));
     let (_, causal, mutual) = rewritten("dflash", |config, _| config["is_causal"] = true.into());
     assert!(bits(&mutual) != bits(&causal));
+    // And so are those of the second kind.
+    let sliding = |is_causal: Value| {
+        let (_, found, _) = rewritten("dflash2", |config, _| {
+            config["layer_types"] = json!(["sliding_attention", "sliding_attention", "sliding_attention"]);
+            config["sliding_window"] = 10.into();
+            config["is_causal"] = is_causal;
+        });
+        bits(&found)
+    };
+    assert!(sliding(Value::Null) == sliding(true.into()));
+    assert!(sliding(Value::Null) != sliding(false.into()));
 }
 
 #[test]

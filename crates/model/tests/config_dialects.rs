@@ -73,3 +73,12 @@ fn multimodal_wrappers() {
         assert_eq!(wrapped, described(case, |_| ()), "{case}");
     }
 }
+
+#[test]
+fn a_window_of_experts_holds_in_all_layers() {
+    let config = described("qwen3-moe", |config| {
+        config["use_sliding_window"] = true.into();
+        config["sliding_window"] = 5.into();
+    });
+    assert!(config.layers.iter().all(|layer| layer.attention.window == Some(5)));
+}

@@ -2,10 +2,10 @@
 //! sliding window between layers that see everything, each kind with its own rotation.
 
 use super::Family;
-use crate::Result;
 use crate::config::gguf::{GgufConfig, GgufFamily};
 use crate::config::hf::HfConfig;
 use crate::config::{Activation, Config, Head, RopeScaling, Rotation, TensorNames};
+use crate::{Error, Result};
 
 pub(super) const GEMMA3: Family =
     Family { name: "gemma3", hf: &["gemma3_text", "gemma3"], from_hf, gguf: &["gemma3"], from_gguf };
@@ -24,6 +24,10 @@ const HF_NAMES: TensorNames = TensorNames {
 
 fn from_hf(keys: &HfConfig<'_>) -> Result<Config> {
     let mut config = keys.decoder("gemma3", true)?;
+    if keys.flag("use_bidirectional_attention")?.unwrap_or(false) {
+        let what = "`use_bidirectional_attention` is true: rows that see later ones cannot be decoded one by one";
+        return Err(Error::unsupported(keys.path(), what));
+    }
     let layers = config.layers.len();
     let sliding = match keys.sliding_layers(layers)? {
         Some(sliding) => sliding,

@@ -67,8 +67,12 @@ fn from_gguf(keys: &GgufConfig<'_>, name: &'static str) -> Result<Config> {
     keys.decoder(family)
 }
 
+/// A window that is switched on holds in all layers here.
 fn moe_from_hf(keys: &HfConfig<'_>) -> Result<Config> {
     let mut config = with_norms(from_hf(keys, "qwen3_moe")?)?;
+    if keys.flag("use_sliding_window")?.unwrap_or(false) {
+        config.set_windows(keys.count("sliding_window")?, |_| true);
+    }
     let renormalise = keys.flag("norm_topk_prob")?.unwrap_or(false);
     let experts = ExpertsConfig {
         count: keys.need_count("num_experts")?,

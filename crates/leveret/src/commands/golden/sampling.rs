@@ -47,6 +47,9 @@ pub(crate) fn filters(path: &Path, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// The order in which the sampler applies filters; a reference's chain in another one is another law.
+const ORDER: [&str; 5] = ["repetition_penalty", "temperature", "top_k", "top_p", "min_p"];
+
 /// The reference's parameters in our words; `None` for a filter that is not offered.
 fn params(name: &str, given: &Value) -> Option<SamplingParams> {
     let mut params = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
@@ -58,8 +61,14 @@ fn params(name: &str, given: &Value) -> Option<SamplingParams> {
             params.presence_penalty = number("presence")?;
         }
         "chain" => {
+            let mut last = 0;
             for step in given["order"].as_array()? {
                 let (name, value) = step.as_str()?.split_once(' ')?;
+                let place = ORDER.iter().position(|&known| known == name)?;
+                if place < last {
+                    return None;
+                }
+                last = place;
                 set(&mut params, name, value.parse().ok()?)?;
             }
         }

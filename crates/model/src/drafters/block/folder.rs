@@ -123,8 +123,8 @@ pub(super) fn read(folder: &Folder, target: Option<&Config>) -> Result<BlockConf
     let shifted = keys.flag("sample_from_anchor")?.or(keys.flag("shift_label")?);
     let anchor_guesses = shifted.unwrap_or(match dialect {
         Dialect::DeepSpec | Dialect::AngelSpec => true,
-        Dialect::ZLab => family == "dspark",
-        Dialect::Speculators | Dialect::Transformers => false,
+        Dialect::ZLab | Dialect::Speculators => family == "dspark",
+        Dialect::Transformers => false,
     });
     let input_scale = keys.number("input_embedding_scale")?.unwrap_or(1.0) as f32;
     let mask = keys.need_count("mask_token_id")?;
@@ -145,7 +145,7 @@ pub(super) fn read(folder: &Folder, target: Option<&Config>) -> Result<BlockConf
             .map_err(|_| Error::format(&path, format!("`mask_token_id` is {mask}, expected a token id")))?,
         embedding_scale: [input_scale, input_scale * layers.embedding_scale],
         logit_scale: keys.number("output_multiplier")?.unwrap_or(1.0) as f32,
-        softcap: keys.number("final_logit_softcapping")?.map(|cap| cap as f32),
+        softcap: keys.number("final_logit_softcapping")?.filter(|&cap| cap > 0.0).map(|cap| cap as f32),
         candidates: keys.count("selector_top_k")?.unwrap_or(CANDIDATES),
         map_rule: MapRule::Offset,
         names: BlockNames { layers: layers.names, ..names },
@@ -232,18 +232,20 @@ fn causal(dialect: Dialect, family: &str, keys: &HfConfig<'_>, sliding: &[bool])
         return Ok(all(causal));
     }
     Ok(match (dialect, family) {
-        (Dialect::Transformers, _) | (_, "dflash2" | "dspark") => all(false),
+        (Dialect::Transformers, _) | (_, "dspark") => all(false),
         _ => sliding.to_vec(),
     })
 }
 
 /// The features that z-lab's drafters of `count` layers read of a target of `of` layers where none
-/// are named: evenly spread outputs, without the first and the last few.
+/// are named: evenly spread outputs, without the first and the last few. What lies between two
+/// layers goes to the even one.
 fn spread(count: usize, of: usize) -> Vec<usize> {
     match (count, of.checked_sub(4)) {
         (1, _) => vec![of / 2],
         (count, Some(span)) if count > 1 => {
-            (0..count).map(|i| 1 + (i * span * 2 + count - 1) / (2 * (count - 1))).collect()
+            let place = |i: usize| 1.0 + (i * span) as f64 / (count - 1) as f64;
+            (0..count).map(|i| place(i).round_ties_even() as usize).collect()
         }
         _ => Vec::new(),
     }
@@ -257,5 +259,8 @@ mod tests {
     fn features_are_spread_as_published() {
         assert_eq!(spread(5, 36), [1, 9, 17, 25, 33]);
         assert_eq!(spread(1, 36), [18]);
+        // Halfway between two layers.
+        assert_eq!(spread(3, 7), [1, 2, 4]);
+        assert_eq!(spread(3, 9), [1, 4, 6]);
     }
 }
