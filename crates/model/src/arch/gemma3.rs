@@ -25,7 +25,8 @@ const HF_NAMES: TensorNames = TensorNames {
 fn from_hf(keys: &HfConfig<'_>) -> Result<Config> {
     let mut config = keys.decoder("gemma3", true)?;
     if keys.flag("use_bidirectional_attention")?.unwrap_or(false) {
-        let what = "`use_bidirectional_attention` is true: rows that see later ones cannot be decoded one by one";
+        let what =
+            "`use_bidirectional_attention` is true: rows that see later ones cannot be decoded one by one";
         return Err(Error::unsupported(keys.path(), what));
     }
     let layers = config.layers.len();

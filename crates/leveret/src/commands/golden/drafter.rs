@@ -142,6 +142,19 @@ impl Case<'_> {
             report.failed(&says("draft_ids"), "none are recorded");
             return Ok(());
         }
+        let (all_n, all_ids) = (ids("all_n"), ids("all_draft_ids"));
+        for (what, places, drafts) in [("round_n", &round_n, &draft_ids), ("all_n", &all_n, &all_ids)] {
+            if let Some(n) = places.iter().find(|&&n| n < 1 || n as usize >= text.tokens.len()) {
+                let why = format!("{n}, expected a place in the text of {} tokens", text.tokens.len());
+                report.failed(&says(what), &why);
+                return Ok(());
+            }
+            if drafts.len() != places.len() * depth {
+                let (found, places) = (drafts.len(), places.len());
+                report.failed(&says(what), &format!("{found} drafts for {places} places, {depth} deep"));
+                return Ok(());
+            }
+        }
 
         // Each recorded round by itself, the drafter reading all of the text at once.
         let expected = table(self.golden.tensors(), &name("draft_logits"))?;
@@ -168,9 +181,17 @@ impl Case<'_> {
             report.numbers(&says("draft_logits"), worst, allowed(expected));
         }
         report.count(&says("draft_ids"), round_n.len(), &wrong);
+        if let Some(expected) = table(self.golden.tensors(), &name("confidence_logits"))? {
+            let mut found = Vec::new();
+            for (r, &n) in round_n.iter().enumerate() {
+                let along = &draft_ids[r * depth..][..depth];
+                let trace = text.trace(network, "confidence_logit", n as usize, along, depth)?;
+                found.extend(trace.unwrap_or_default());
+            }
+            report.numbers(&says("confidence_logits"), distance(&found, &expected), allowed(&expected));
+        }
 
         // At every place, the drafter having followed the text row by row.
-        let (all_n, all_ids) = (ids("all_n"), ids("all_draft_ids"));
         let mut wrong = Vec::new();
         let mut guesser = text.follow(network)?;
         for (r, &n) in all_n.iter().enumerate().filter(|_| whole) {
@@ -243,7 +264,7 @@ impl Case<'_> {
             }
             let found = match what {
                 "prefill_logits" => text.prefill_logits(network, expected.rows, first.len())?,
-                _ => text.trace(network, what, first, expected.values.len())?,
+                _ => text.trace(network, what, text.start, first, expected.values.len())?,
             };
             match found {
                 None => report.not_yet(&says, "this network keeps nothing of that name"),
@@ -251,14 +272,7 @@ impl Case<'_> {
                     let (found, expected) = (found.len(), expected.values.len());
                     report.failed(&says, &format!("{found} values, expected {expected}"));
                 }
-                Some(found) => {
-                    let pairs = found.iter().zip(&expected.values);
-                    report.numbers(
-                        &says,
-                        pairs.map(|(a, b)| (a - b).abs()).fold(0.0, greater),
-                        allowed(&expected),
-                    );
-                }
+                Some(found) => report.numbers(&says, distance(&found, &expected), allowed(&expected)),
             }
         }
         Ok(())
@@ -305,6 +319,14 @@ impl Case<'_> {
 /// The larger, where what is not a number is larger than all.
 fn greater(a: f32, b: f32) -> f32 {
     if b.is_nan() { f32::INFINITY } else { a.max(b) }
+}
+
+/// The largest difference; infinite if one has more values than the other.
+fn distance(found: &[f32], expected: &Table) -> f32 {
+    match found.len() == expected.values.len() {
+        true => found.iter().zip(&expected.values).map(|(a, b)| (a - b).abs()).fold(0.0, greater),
+        false => f32::INFINITY,
+    }
 }
 
 /// The distance that passes, by the size of what is a number at all.

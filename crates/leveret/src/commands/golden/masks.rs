@@ -57,6 +57,15 @@ impl Case<'_> {
         let (expected, width) = (ids("mask_ids"), self.masks + 1);
         let logits = table(tensors, &format!("p{i}.mask_logits"))?;
         let confidence = table(tensors, &format!("p{i}.confidence"))?;
+        // Damaged, or of another number of masks.
+        let rows = rounds.len() * width;
+        let confident = confidence.as_ref().is_none_or(|table| table.values.len() == rows);
+        let placed = rounds.iter().all(|&n| n > 0 && n as usize <= tokens.len());
+        if expected.len() != rows || !confident || !placed {
+            let why = format!("expected {width} rows at each of {} places in the text", rounds.len());
+            report.failed(&says(&self.layout, "mask_ids"), &why);
+            return Ok(());
+        }
         let (mut diffs, mut wrong, mut wrong_rounds) = ([0f32; 2], Vec::new(), Vec::new());
         for (r, &n) in rounds.iter().enumerate() {
             let n = n as usize;
@@ -125,7 +134,7 @@ impl Case<'_> {
 /// Row `k` of round `r` in a table of rounds of `rows` rows.
 fn slice(table: &Table, round: usize, r: usize, rows: usize, k: usize) -> &[f32] {
     let width = round / rows;
-    &table.values[r * round + k * width..][..width]
+    table.values.get(r * round + k * width..).and_then(|rest| rest.get(..width)).unwrap_or_default()
 }
 
 /// Largest difference; what is not a number, or missing, is infinite.

@@ -82,18 +82,19 @@ impl Text {
         Ok(Some(found))
     }
 
-    /// What the network says of its inside: before the chain along `ids`, or else after it. `len` is
-    /// the number of values that are looked for.
+    /// What the network says of its inside behind the first `n` rows: before the chain along `ids`, or
+    /// else after it. `len` is the number of values that are looked for.
     pub(super) fn trace(
         &self,
         network: &Arc<dyn Network>,
         what: &str,
+        n: usize,
         ids: &[i64],
         len: usize,
     ) -> Result<Option<Vec<f32>>> {
         let mut guesser = self.follow(network)?;
-        guesser.read(self.start)?;
-        guesser.guesser.begin(&self.tokens[..=self.start])?;
+        guesser.read(n)?;
+        guesser.guesser.begin(&self.tokens[..=n])?;
         if let Some(found) = guesser.guesser.trace(what).filter(|found| found.len() == len) {
             return Ok(Some(found));
         }
@@ -178,8 +179,8 @@ impl Draft {
     pub(super) fn ids_among(&self, expected: &Table, round: usize) -> Vec<u32> {
         let depth = self.logits.len();
         let best = |(k, ours): (usize, &Vec<f32>)| {
-            let recorded = &expected.values[(round * depth + k) * ours.len()..][..ours.len()];
-            let known = (0..ours.len()).filter(|&i| recorded[i] > NONE);
+            let recorded = recorded(expected, round * depth + k, ours.len());
+            let known = (0..ours.len()).filter(|&i| recorded.get(i).is_some_and(|&score| score > NONE));
             known.reduce(|best, i| if ours[i] > ours[best] { i } else { best }).unwrap_or(0) as u32
         };
         self.logits.iter().enumerate().map(best).collect()
@@ -202,7 +203,7 @@ impl Draft {
     ) -> impl Iterator<Item = f32> + 'a {
         let width = expected.values.len() / (expected.rows * depth).max(1);
         self.logits.iter().zip(&self.candidates).enumerate().map(move |(k, (logits, tokens))| {
-            let recorded = &expected.values[(round * depth + k) * width..][..width];
+            let recorded = recorded(expected, round * depth + k, width);
             let ours = match tokens {
                 Some(tokens) if width == vocab => {
                     let mut all = vec![f32::NEG_INFINITY; vocab];
@@ -211,7 +212,7 @@ impl Draft {
                 }
                 _ => logits.clone(),
             };
-            if ours.len() != width {
+            if ours.len() != width || recorded.len() != width {
                 return f32::INFINITY;
             }
             let distance = |(&a, &b): (&f32, &f32)| match (a > NONE, b > NONE) {
@@ -223,4 +224,9 @@ impl Draft {
             ours.iter().zip(recorded).map(distance).fold(0.0, greater)
         })
     }
+}
+
+/// Row `row` of a table of `width` columns; empty if there are not so many.
+fn recorded(table: &Table, row: usize, width: usize) -> &[f32] {
+    table.values.get(row * width..(row + 1) * width).unwrap_or_default()
 }
