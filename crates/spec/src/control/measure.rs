@@ -8,7 +8,7 @@ use super::CostCurve;
 use crate::error::Result;
 
 /// Sizes of passes that are timed, those first that say most.
-const ROWS: [usize; 12] = [1, 8, 4, 16, 2, 12, 6, 3, 10, 5, 14, 32];
+const ROWS: [usize; 13] = [1, 8, 4, 16, 2, 12, 32, 6, 3, 24, 10, 5, 14];
 /// Tokens of text before the first passes.
 const NEAR: usize = 16;
 /// Tokens of text that are worth a second curve.

@@ -54,7 +54,7 @@ pub struct Options {
     pub context: usize,
     /// Most rows of prompt in one pass; at least 1.
     pub prefill_chunk: usize,
-    /// Most rows of a draft.
+    /// Most rows of a draft. With the row that a pass has anyway, the default fills two tiles of 16.
     pub max_draft: usize,
     /// Tokens that end the text. They are not part of the output.
     pub end_tokens: Vec<u32>,
@@ -77,7 +77,7 @@ impl Default for Options {
         Self {
             context: 4096,
             prefill_chunk: 512,
-            max_draft: 16,
+            max_draft: 31,
             end_tokens: Vec::new(),
             cost: CostCurve::default(),
             follow_clock: true,
