@@ -114,7 +114,8 @@ impl LoadOptions {
 }
 
 impl Source {
-    /// Opens a GGUF file (any part of a split one), a model folder, or a folder's `config.json`.
+    /// Opens a GGUF file (any part of a split one), a model folder, or a folder's `config.json`; or one safetensors file
+    /// of a folder, if that file alone is meant.
     ///
     /// # Errors
     /// No such file, or one of another kind, or damaged.
@@ -127,6 +128,9 @@ impl Source {
         };
         let files = match folder {
             Some(folder) => Files::Folder(Box::new(Folder::open(folder)?)),
+            None if path.extension().is_some_and(|ending| ending == "safetensors") => {
+                Files::Folder(Box::new(Folder::open_file(path)?))
+            }
             None => Files::Gguf(Gguf::open(path)?),
         };
         Ok(Self { path: path.into(), files, asked: Mutex::default() })
@@ -167,16 +171,34 @@ impl Source {
     /// # Errors
     /// An architecture that is not supported, missing keys, or sizes out of range.
     pub fn config(&self) -> Result<Config> {
-        self.describe().map_err(|error| match drafters::recognise(self) {
-            Some(family) => Error::unsupported(
+        let described = self.describe();
+        let family = match &described {
+            Ok(config) if self.holds_trunk(config) => None,
+            // Of other drafters the files describe no model.
+            Ok(_) => drafters::recognise(self).filter(|family| *family == "mtp"),
+            Err(_) => drafters::recognise(self),
+        };
+        match family {
+            Some(family) => Err(Error::unsupported(
                 &self.path,
-                format!("holds a drafter ({family}) and no model that runs by itself: name its target's files and give this one with --drafter"),
-            ),
-            None => error,
-        })
+                format!(
+                    "holds a drafter ({family}) and no model that runs by itself: name its target's files and give this one with --drafter model:PATH"
+                ),
+            )),
+            None => described,
+        }
     }
 
-    fn describe(&self) -> Result<Config> {
+    /// Whether tensors of the first layer are there.
+    fn holds_trunk(&self, config: &Config) -> bool {
+        let names = &config.names;
+        let first = names.prefixes.iter().map(|prefix| format!("{prefix}{}0.", names.layer));
+        let first: Vec<String> = first.collect();
+        self.names().iter().any(|name| first.iter().any(|first| name.starts_with(first)))
+    }
+
+    /// What the files say that the model is composed of, whether they hold all of it or a layer that guesses ahead.
+    pub(crate) fn describe(&self) -> Result<Config> {
         let folder = match &self.files {
             Files::Gguf(gguf) => return arch::from_gguf(gguf),
             Files::Folder(folder) => folder,
@@ -262,11 +284,16 @@ impl Source {
     /// Tensors that nobody has asked for yet.
     pub fn unused(&self) -> impl Iterator<Item = String> {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let names: Vec<String> = match &self.files {
-            Files::Gguf(gguf) => gguf.tensors().map(|tensor| tensor.name.to_owned()).collect(),
-            Files::Folder(folder) => folder.names().map(str::to_owned).collect(),
-        };
+        let names: Vec<String> = self.names().into_iter().map(str::to_owned).collect();
         names.into_iter().filter(move |name| !asked.contains(name))
+    }
+
+    /// Names of all tensors.
+    fn names(&self) -> Vec<&str> {
+        match &self.files {
+            Files::Gguf(gguf) => gguf.tensors().map(|tensor| tensor.name).collect(),
+            Files::Folder(folder) => folder.names().collect(),
+        }
     }
 
     /// Gives the pages of a tensor back that was repacked.

@@ -5,7 +5,9 @@ mod common;
 use common::checkpoint::{half_bytes, poison};
 use common::heads::{Files, Tensors, first_scores, load, load_with, target, target_at};
 use leveret_model::drafters::DraftOptions;
-use leveret_model::{ElementType, Tap};
+use leveret_model::formats::Gguf;
+use leveret_model::formats::gguf::{MetaValue, Writer};
+use leveret_model::{ElementType, LoadOptions, Model, Source, Tap};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
@@ -162,6 +164,67 @@ const MTP_LAYOUTS: [(&str, [(&str, &str); 5]); 3] = [
         ],
     ),
 ];
+
+/// The layer in a file of its own, beside the target's description, guesses as in the target's files.
+#[test]
+fn an_mtp_layer_without_its_trunk() {
+    let mut model = target("qwen35");
+    let (files, config, tensors) = Files::copy(&common::golden("qwen35/target"));
+    let expected = first_scores(&load(files.path(), &model).unwrap(), &mut model);
+    let alone: Tensors = tensors.into_iter().filter(|(name, _)| name.starts_with("mtp.")).collect();
+    let cut = Files::new("config.json", "mtp.safetensors", &config, &alone);
+    // The folder, the file in it, and the file beside the whole model.
+    let beside = files.path().join("mtp.safetensors");
+    std::fs::copy(cut.path().join("mtp.safetensors"), &beside).unwrap();
+    for path in [cut.path(), &cut.path().join("mtp.safetensors"), &beside] {
+        let network = load(path, &model).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((network.description().family, network.description().dialect), ("mtp", "qwen"));
+        assert!(first_scores(&network, &mut model) == expected, "{}", path.display());
+        let source = Source::open(path).unwrap();
+        let error = source.config().map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("no model that runs by itself") && error.contains("--drafter"), "{error}");
+        assert!(Model::load(&source, &LoadOptions::default()).is_err());
+    }
+
+    // One block of a GGUF file.
+    let whole = Gguf::open(common::as_gguf(files.path(), "qwen35/target", ElementType::BF16)).unwrap();
+    let layers = model.config().layers.len();
+    let mut writer = Writer::new();
+    for (key, value) in whole.meta().iter() {
+        writer.meta(key, MetaValue::copied(value).unwrap());
+    }
+    let block: Vec<_> = whole.tensors().filter(|t| t.name.starts_with(&format!("blk.{layers}."))).collect();
+    let view = |name: &str| whole.tensor(name).unwrap().unwrap();
+    for tensor in &block {
+        writer.tensor(tensor.name, view(tensor.name).ty, tensor.shape).unwrap();
+    }
+    let file = cut.path().join("mtp.gguf");
+    let mut body = writer.start(std::fs::File::create(&file).unwrap()).unwrap();
+    block.iter().for_each(|tensor| body.tensor(tensor.name, view(tensor.name).bytes).unwrap());
+    body.finish().unwrap();
+    let network = load(&file, &model).unwrap_or_else(|error| panic!("{error}"));
+    assert!(first_scores(&network, &mut model) == expected);
+    assert!(Source::open(&file).unwrap().config().is_err());
+
+    // Its tensors are looked at as those of other heads.
+    for (name, _) in &alone {
+        let mut less = alone.clone();
+        less.remove(name);
+        cut.fill(&less);
+        let error = load(cut.path(), &model).map(|_| ()).unwrap_err().to_string();
+        let named = error.contains(name.trim_end_matches(".weight")) || error.contains("no drafter");
+        assert!(named && !error.contains('\n'), "without {name}: {error}");
+    }
+    let mut wide = config.clone();
+    wide["text_config"]["hidden_size"] = json!(16);
+    cut.fill(&alone);
+    cut.configure(&wide);
+    assert!(load(cut.path(), &model).is_err());
+    // Without the description nothing is known of the layer.
+    std::fs::remove_file(cut.path().join("config.json")).unwrap();
+    let error = Source::open(cut.path().join("mtp.safetensors")).unwrap_err().to_string();
+    assert!(error.contains("config.json"), "{error}");
+}
 
 #[test]
 fn an_mtp_layer_under_other_names() {

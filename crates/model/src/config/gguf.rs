@@ -187,7 +187,8 @@ impl<'a> GgufConfig<'a> {
         })
     }
 
-    /// Rows of the embedding: the metadata may leave the vocabulary size out.
+    /// Rows of the embedding: the metadata may leave the vocabulary size out. Where a layer that guesses ahead stands
+    /// alone, it has as many as there are tokens.
     fn vocab(&self) -> Result<usize> {
         match self.gguf.tensor("token_embd.weight")? {
             Some(tensor) if tensor.shape.len() == 2 => Ok(tensor.shape[0]),
@@ -198,10 +199,13 @@ impl<'a> GgufConfig<'a> {
                 );
                 Err(Error::format(self.path(), what))
             }
-            None => Err(Error::format(
-                self.path(),
-                "tensor `token_embd.weight` is missing: this file holds no whole language model",
-            )),
+            None => match self.gguf.meta().get::<Vec<&str>>("tokenizer.ggml.tokens")? {
+                Some(tokens) => Ok(tokens.len()),
+                None => Err(Error::format(
+                    self.path(),
+                    "tensor `token_embd.weight` is missing: this file holds no whole language model",
+                )),
+            },
         }
     }
 

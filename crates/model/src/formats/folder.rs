@@ -32,27 +32,44 @@ impl Folder {
     /// Opens the folder `dir`: it needs `config.json` or `params.json`, and safetensors weights.
     ///
     /// Weights are `model.safetensors` or the shards that `model.safetensors.index.json` names;
-    /// without these, or without `config.json`, the same under the name `consolidated`; at last
-    /// `pytorch_model.bin`, in one file or in shards.
+    /// without these, or without `config.json`, the same under the name `consolidated`; then
+    /// `pytorch_model.bin`, in one file or in shards; at last `mtp.safetensors`.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        let dir = dir.as_ref();
+        Self::with_weights(dir.as_ref(), |dir, has_config| {
+            let mut layouts = [MODEL, CONSOLIDATED, PICKLED, AHEAD];
+            if !has_config {
+                layouts.swap(0, 1);
+            }
+            for layout in &layouts {
+                if let Some(files) = weights(dir, layout)? {
+                    return Ok(files);
+                }
+            }
+            Err(no_weights(dir))
+        })
+    }
+
+    /// Opens one safetensors file of a folder and leaves the folder's other weights aside, as for a part of a model
+    /// that stands in a file of its own.
+    pub fn open_file(file: impl AsRef<Path>) -> Result<Self> {
+        let file = file.as_ref();
+        let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let weights = Safetensors::open(file)?;
+        Self::with_weights(dir, |_, _| Ok(vec![weights]))
+    }
+
+    /// Opens the folder `dir` with the weights that `weights` finds there; it is told whether there is a `config.json`.
+    fn with_weights(
+        dir: &Path,
+        weights: impl FnOnce(&Path, bool) -> Result<Vec<Safetensors>>,
+    ) -> Result<Self> {
         let config = read_object(&dir.join("config.json"))?;
         let params = read_object(&dir.join("params.json"))?;
         if config.is_none() && params.is_none() {
             let what = "holds no config.json (nor params.json); expected a model folder";
             return Err(Error::format(dir, what));
         }
-        let mut layouts = [MODEL, CONSOLIDATED, PICKLED];
-        if config.is_none() {
-            layouts.swap(0, 1);
-        }
-        let mut files = None;
-        for layout in &layouts {
-            if files.is_none() {
-                files = weights(dir, layout)?;
-            }
-        }
-        let files = files.ok_or_else(|| no_weights(dir))?;
+        let files = weights(dir, config.is_some())?;
         let mut by_name = BTreeMap::new();
         for (index, file) in files.iter().enumerate() {
             for name in file.names() {
@@ -161,6 +178,13 @@ const PICKLED: Layout = Layout {
     open: |path| Safetensors::open_pickled(path),
 };
 
+/// A layer that guesses ahead, without the model.
+const AHEAD: Layout = Layout {
+    single: "mtp.safetensors",
+    index: "mtp.safetensors.index.json",
+    open: |path| Safetensors::open(path),
+};
+
 /// The weight files of a layout; `None` if there are none.
 fn weights(dir: &Path, layout: &Layout) -> Result<Option<Vec<Safetensors>>> {
     let index_path = dir.join(layout.index);
@@ -208,7 +232,7 @@ fn shards(dir: &Path, layout: &Layout, index_path: &Path, index: &Value) -> Resu
 
 fn no_weights(dir: &Path) -> Error {
     let what = "holds no weights; expected model.safetensors, model.safetensors.index.json, \
-                consolidated.safetensors or pytorch_model.bin";
+                consolidated.safetensors, pytorch_model.bin or mtp.safetensors";
     Error::format(dir, what)
 }
 

@@ -1,7 +1,7 @@
-//! MTP layers that come in a target's own files: Qwen3.5's and their relatives', in the layouts of
-//! Hugging Face, GGUF and speculators, and under the names of DeepSeek and MiMo. Normed embedding
-//! and normed last state are projected to one; a layer of the target's kind and a norm make the
-//! head's input and the next state of it.
+//! MTP layers that come in a target's own files, or in a file of their own with the target's
+//! description: Qwen3.5's and their relatives', in the layouts of Hugging Face, GGUF and speculators,
+//! and under the names of DeepSeek and MiMo. Normed embedding and normed last state are projected to
+//! one; a layer of the target's kind and a norm make the head's input and the next state of it.
 
 use super::{Design, Join, Names, Next};
 use crate::Tap;
@@ -127,7 +127,7 @@ fn design(source: &Source, target: Option<&Config>, options: &DraftOptions) -> R
         return Err(Error::format(path, "holds no MTP layer"));
     };
     // The files describe a whole target, by which theirs are named and normed.
-    let own = match (source.config(), target) {
+    let own = match (source.describe(), target) {
         (Ok(own), _) => own,
         (Err(_), Some(target)) => target.clone(),
         (Err(error), None) => return Err(error),
