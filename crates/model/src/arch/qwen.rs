@@ -4,7 +4,7 @@
 use super::Family;
 use crate::config::gguf::{GgufConfig, GgufFamily};
 use crate::config::hf::HfConfig;
-use crate::config::{Activation, Config, ExpertsConfig, Presence, Routing};
+use crate::config::{Activation, Config, DenseBeside, ExpertsConfig, Presence, Routing};
 use crate::{Error, Result};
 
 pub(super) const QWEN2: Family = Family {
@@ -73,14 +73,22 @@ fn moe_from_hf(keys: &HfConfig<'_>) -> Result<Config> {
     if keys.flag("use_sliding_window")?.unwrap_or(false) {
         config.set_windows(keys.count("sliding_window")?, |_| true);
     }
-    let renormalise = keys.flag("norm_topk_prob")?.unwrap_or(false);
+    put_experts(&mut config, keys, false, None)?;
+    Ok(config)
+}
+
+/// Experts of Qwen in place of the MLPs of most layers, and one of the width `shared` beside them; `renormalises` is
+/// what holds where the configuration does not say.
+pub(super) fn put_experts(
+    config: &mut Config,
+    keys: &HfConfig<'_>,
+    renormalises: bool,
+    shared: Option<usize>,
+) -> Result<()> {
+    let renormalise = keys.flag("norm_topk_prob")?.unwrap_or(renormalises);
     let experts = ExpertsConfig {
-        count: keys.need_count("num_experts")?,
-        used: keys.need_count("num_experts_per_tok")?,
         routing: if renormalise { Routing::SoftmaxChosen } else { Routing::SoftmaxAll },
-        router_bias: false,
-        scaled: false,
-        dense: None,
+        ..experts(keys.need_count("num_experts")?, keys.need_count("num_experts_per_tok")?, shared)
     };
     let width = keys.need_count("moe_intermediate_size")?;
     let step = keys.count("decoder_sparse_step")?.unwrap_or(1);
@@ -91,20 +99,25 @@ fn moe_from_hf(keys: &HfConfig<'_>) -> Result<Config> {
             layer.mlp.width = width;
         }
     }
-    Ok(config)
+    Ok(())
+}
+
+/// Experts whose shares are those of the chosen ones.
+pub(super) fn experts(count: usize, used: usize, shared: Option<usize>) -> ExpertsConfig {
+    ExpertsConfig {
+        count,
+        used,
+        routing: Routing::SoftmaxChosen,
+        router_bias: false,
+        scaled: false,
+        dense: shared.map(|width| DenseBeside::Gated { width }),
+    }
 }
 
 /// Files of this architecture come from checkpoints that renormalise; there is no key for it.
 fn moe_from_gguf(keys: &GgufConfig<'_>) -> Result<Config> {
     let mut config = with_norms(from_gguf(keys, "qwen3_moe")?)?;
-    let experts = ExpertsConfig {
-        count: keys.require("expert_count")?,
-        used: keys.require("expert_used_count")?,
-        routing: Routing::SoftmaxChosen,
-        router_bias: false,
-        scaled: false,
-        dense: None,
-    };
+    let experts = experts(keys.require("expert_count")?, keys.require("expert_used_count")?, None);
     if experts.count == 0 {
         return Err(Error::format(keys.path(), "metadata `qwen3moe.expert_count` is 0, expected experts"));
     }

@@ -3,9 +3,10 @@
 //! Experts have a shared one beside them.
 
 use super::Family;
+use super::qwen::{experts, put_experts};
 use crate::config::gguf::{GgufConfig, GgufFamily};
 use crate::config::hf::HfConfig;
-use crate::config::{Activation, Config, DeltaConfig, DenseBeside, ExpertsConfig, Routing, TensorNames};
+use crate::config::{Activation, Config, DeltaConfig, TensorNames};
 use crate::{Error, Result};
 use leveret_kernels::delta::DeltaShape;
 
@@ -117,21 +118,8 @@ fn compose(mut config: Config, delta: DeltaConfig, recurrent: &[bool], gated: bo
 
 fn moe_from_hf(keys: &HfConfig<'_>, family: &'static str) -> Result<Config> {
     let mut config = from_hf(keys, family)?;
-    let renormalise = keys.flag("norm_topk_prob")?.unwrap_or(true);
     let shared = keys.count("shared_expert_intermediate_size")?.filter(|&width| width > 0);
-    let experts = ExpertsConfig {
-        routing: if renormalise { Routing::SoftmaxChosen } else { Routing::SoftmaxAll },
-        ..experts(keys.need_count("num_experts")?, keys.need_count("num_experts_per_tok")?, shared)
-    };
-    let width = keys.need_count("moe_intermediate_size")?;
-    let step = keys.count("decoder_sparse_step")?.unwrap_or(1);
-    let dense = keys.counts("mlp_only_layers")?;
-    for (i, layer) in config.layers.iter_mut().enumerate() {
-        if step > 0 && (i + 1).is_multiple_of(step) && !dense.contains(&i) {
-            layer.mlp.experts = Some(experts);
-            layer.mlp.width = width;
-        }
-    }
+    put_experts(&mut config, keys, true, shared)?;
     Ok(config)
 }
 
@@ -142,15 +130,4 @@ fn moe_from_gguf(keys: &GgufConfig<'_>, name: &'static str) -> Result<Config> {
     let experts = experts(keys.require("expert_count")?, keys.require("expert_used_count")?, shared);
     config.set_experts(experts, keys.require("expert_feed_forward_length")?);
     Ok(config)
-}
-
-fn experts(count: usize, used: usize, shared: Option<usize>) -> ExpertsConfig {
-    ExpertsConfig {
-        count,
-        used,
-        routing: Routing::SoftmaxChosen,
-        router_bias: false,
-        scaled: false,
-        dense: shared.map(|width| DenseBeside::Gated { width }),
-    }
 }
