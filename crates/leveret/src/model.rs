@@ -12,7 +12,7 @@ use leveret_model::drafters::recognise;
 use leveret_model::formats::gguf::Meta;
 use leveret_model::template::ChatTemplate;
 use leveret_model::tokenizer::{StreamDecoder, Tokenizer};
-use leveret_model::{ElementType, Files, KvType, LoadOptions, Model, Precision, SetAside, Source, Team};
+use leveret_model::{ElementType, KvType, LoadOptions, Model, Precision, SetAside, Source, Team};
 use leveret_spec::Detokenizer;
 use serde_json::{Map, Value, json};
 
@@ -145,12 +145,7 @@ impl Words {
     /// Reads them from the model's files.
     pub(crate) fn open(source: &Source) -> Result<Self> {
         let tokenizer = source.tokenizer()?;
-        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id));
-        let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
-        let template = match source.files() {
-            Files::Gguf(gguf) => ChatTemplate::from_gguf(gguf.meta(), bos, eos)?,
-            Files::Folder(folder) => ChatTemplate::from_folder(folder.path(), bos, eos)?,
-        };
+        let template = source.chat_template(&tokenizer)?;
         Ok(Self { template, tokenizer: Arc::new(tokenizer) })
     }
 
