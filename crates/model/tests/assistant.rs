@@ -4,6 +4,7 @@
 mod common;
 
 use common::checkpoint::{self, Tensors};
+use common::keys_in;
 use common::text::Text;
 use leveret_model::drafters::{
     self, AssistantOptions, Branch, DraftOptions, DraftPosition, Guesser, Network,
@@ -308,12 +309,4 @@ fn configurations_with_any_key_changed() {
         }
     }
     assert!(refused > 100 && ran > 100, "{refused} refused, {ran} ran");
-}
-
-fn keys_in(config: &Value, path: &str, places: &mut Vec<String>) {
-    for (key, value) in config.as_object().into_iter().flatten() {
-        let place = format!("{path}/{key}");
-        keys_in(value, &place, places);
-        places.push(place);
-    }
 }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::keys_in;
 use leveret_model::formats::gguf::{MetaValue, Writer};
 use leveret_model::formats::{self, Gguf};
 use leveret_model::{Cache, Error, LoadOptions, LogitRows, Model, Pass, Precision, Source, Target};
@@ -103,15 +104,6 @@ fn configurations_with_any_key_changed() {
         }
     }
     assert!(refused > 500 && ran > 500, "{refused} refused, {ran} ran");
-}
-
-/// Where every key stands.
-fn keys_in(config: &Value, path: &str, places: &mut Vec<String>) {
-    for (key, value) in config.as_object().into_iter().flatten() {
-        let place = format!("{path}/{key}");
-        keys_in(value, &place, places);
-        places.push(place);
-    }
 }
 
 #[test]

@@ -52,3 +52,12 @@ pub(crate) fn as_gguf(dir: &Path, target: &str, ty: leveret_model::ElementType) 
     leveret_model::convert::to_gguf(&source, &out, &options).unwrap_or_else(|error| panic!("{error}"));
     out
 }
+
+/// Where every key of a configuration stands: added to `places`, with `path` before them.
+pub(crate) fn keys_in(config: &serde_json::Value, path: &str, places: &mut Vec<String>) {
+    for (key, value) in config.as_object().into_iter().flatten() {
+        let place = format!("{path}/{key}");
+        keys_in(value, &place, places);
+        places.push(place);
+    }
+}
