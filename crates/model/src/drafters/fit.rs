@@ -19,6 +19,11 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
+    /// Of a head whose own decoder has the target's width and tokens.
+    pub(crate) fn like(config: &Config) -> Self {
+        Self { hidden: Some(config.hidden), vocab: Some(config.vocab), layers: None }
+    }
+
     /// Compares them with a target.
     ///
     /// # Errors

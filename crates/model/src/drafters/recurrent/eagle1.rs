@@ -70,8 +70,7 @@ fn design(source: &Source, target: Option<&Config>, options: &DraftOptions) -> R
         return Err(Error::unsupported(&path, "more than one layer under the names of speculators' EAGLE"));
     }
     if let Some(target) = target {
-        let claims = Claims { hidden: Some(config.hidden), vocab: Some(config.vocab), layers: None };
-        claims.check(&path, target, options)?;
+        Claims::like(&config).check(&path, target, options)?;
         config.final_softcap = target.final_softcap;
     }
     for layer in &mut config.layers {
@@ -102,8 +101,7 @@ fn from_gguf(
         GgufFamily { name: "eagle1", activation: Activation::SwiGlu, interleaved: true, yarn_truncate: true };
     let mut config = keys.decoder_of(family, keys.require("vocab_size")?)?;
     if let Some(target) = target {
-        let claims = Claims { hidden: Some(config.hidden), vocab: Some(config.vocab), layers: None };
-        claims.check(keys.path(), target, options)?;
+        Claims::like(&config).check(keys.path(), target, options)?;
         config.final_softcap = target.final_softcap;
     }
     config.check(keys.path())?;

@@ -38,8 +38,7 @@ fn design(source: &Source, target: Option<&Config>, options: &DraftOptions) -> R
     };
     let gguf = matches!(source.files(), Files::Gguf(_));
     if let Some(target) = target {
-        let claims = Claims { hidden: Some(config.hidden), vocab: Some(config.vocab), layers: None };
-        claims.check(&path, target, options)?;
+        Claims::like(&config).check(&path, target, options)?;
         config.final_softcap = target.final_softcap;
     }
     let own = |name: &str| Some(name.to_owned()).filter(|_| source.has(&format!("{name}.weight")));
