@@ -93,11 +93,6 @@ impl Stats {
         ratio(self.committed as f64, self.decode_seconds)
     }
 
-    /// Tokens of prompt per second.
-    pub fn prompt_tokens_per_second(&self) -> f64 {
-        ratio(self.prompt_tokens as f64, self.prompt_seconds)
-    }
-
     /// Share of the drafted rows that was accepted.
     pub fn acceptance(&self) -> f64 {
         ratio(self.accepted as f64, self.drafted as f64)

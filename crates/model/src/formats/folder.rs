@@ -126,20 +126,6 @@ impl Folder {
         self.files.iter().for_each(|file| file.release_part(bytes));
     }
 
-    /// Asks the system to start reading a tensor from disk; returns at once.
-    pub fn will_need(&self, name: &str) {
-        if let Some(file) = self.file_of(name) {
-            file.will_need(name);
-        }
-    }
-
-    /// Reads a tensor into memory now, sparing the page faults of a first pass over it.
-    pub fn populate(&self, name: &str) {
-        if let Some(file) = self.file_of(name) {
-            file.populate(name);
-        }
-    }
-
     /// Size of all weight files in bytes.
     pub fn file_bytes(&self) -> u64 {
         self.files.iter().map(Safetensors::file_bytes).sum()

@@ -75,27 +75,6 @@ impl FileBytes {
             self.release(start..start + bytes.len());
         }
     }
-
-    /// Asks the system to start reading `range`; returns at once.
-    pub(super) fn will_need(&self, range: Range<usize>) {
-        #[cfg(unix)]
-        if let Data::Mapped(map) = &self.data {
-            // Advice only: a refusal changes nothing but speed.
-            let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
-        }
-        #[cfg(not(unix))]
-        let _ = range;
-    }
-
-    /// Maps all pages of `range` now, which spares a page fault for each later.
-    pub(super) fn populate(&self, range: Range<usize>) {
-        #[cfg(target_os = "linux")]
-        if let Data::Mapped(map) = &self.data {
-            let _ = map.advise_range(memmap2::Advice::PopulateRead, range.start, range.len());
-        }
-        #[cfg(not(target_os = "linux"))]
-        self.will_need(range);
-    }
 }
 
 impl Deref for FileBytes {

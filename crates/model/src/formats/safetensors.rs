@@ -164,20 +164,6 @@ impl Safetensors {
         self.file.release_part(bytes);
     }
 
-    /// Asks the system to start reading a tensor from disk; returns at once.
-    pub fn will_need(&self, name: &str) {
-        if let Some((_, _, range)) = self.find(name) {
-            self.file.will_need(range);
-        }
-    }
-
-    /// Reads a tensor into memory now, sparing the page faults of a first pass over it.
-    pub fn populate(&self, name: &str) {
-        if let Some((_, _, range)) = self.find(name) {
-            self.file.populate(range);
-        }
-    }
-
     /// Type and shape of a tensor, and where its data lies: inside the file, as was checked when it
     /// was opened.
     fn find(&self, name: &str) -> Option<(Dtype, &[usize], Range<usize>)> {

@@ -20,7 +20,6 @@ use super::Tokenizer;
 pub struct StreamDecoder {
     /// The start of a character that is not complete; at most three bytes between calls.
     pending: Vec<u8>,
-    show_special: bool,
 }
 
 impl StreamDecoder {
@@ -29,16 +28,10 @@ impl StreamDecoder {
         Self::default()
     }
 
-    /// Shows special tokens by their spelling.
-    pub fn with_special(mut self) -> Self {
-        self.show_special = true;
-        self
-    }
-
     /// Takes one token and gives the text that is now complete, often one word, sometimes
     /// nothing. Ids beyond the vocabulary (padding rows of a model's head) give nothing.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
-        if self.show_special || !tokenizer.is_special(id) {
+        if !tokenizer.is_special(id) {
             tokenizer.append_bytes(id, &mut self.pending);
         }
         self.take_complete()

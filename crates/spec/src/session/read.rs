@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use leveret_model::{Cache, Target};
+use leveret_model::Target;
 
 use super::{FinishReason, Session};
 use crate::draft::Draft;
@@ -43,11 +43,6 @@ impl<T: Target> Session<T> {
     /// Why the text has ended; `None` while it has not.
     pub fn finish_reason(&self) -> Option<FinishReason> {
         self.finish
-    }
-
-    /// Tokens of the prompt that have been read.
-    pub fn prompt_read(&self) -> usize {
-        self.cache.len().min(self.prompt_len)
     }
 
     /// What was verified in the last round; empty before the first.

@@ -164,20 +164,6 @@ impl Gguf {
         self.parts.iter().for_each(|part| part.release_part(bytes));
     }
 
-    /// Asks the system to start reading a tensor from disk; returns at once.
-    pub fn will_need(&self, name: &str) {
-        if let Some(Placed { part, directory }) = self.find(name) {
-            self.parts[*part].will_need(directory.bytes.clone());
-        }
-    }
-
-    /// Reads a tensor into memory now, sparing the page faults of a first pass over it.
-    pub fn populate(&self, name: &str) {
-        if let Some(Placed { part, directory }) = self.find(name) {
-            self.parts[*part].populate(directory.bytes.clone());
-        }
-    }
-
     /// Size of all parts in bytes.
     pub fn file_bytes(&self) -> u64 {
         self.parts.iter().map(|file| file.len() as u64).sum()
