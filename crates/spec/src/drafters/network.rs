@@ -112,13 +112,25 @@ impl NetworkDrafter {
         unread <= CLOSE || written * READ_FOR_EACH >= unread
     }
 
-    /// Considers guesses level by level.
-    fn grow(&mut self, context: &Context<'_>, rows: usize) -> Result<()> {
+    /// Opens a draft: the text is the first guess and the first level.
+    fn open(&mut self, context: &Context<'_>) -> Result<()> {
         self.guesser.begin(context.tokens)?;
         let text = Guess { token: 0, parent: 0, depth: 0, rank: 0, own: 1.0, chance: 1.0, branch: 0 };
         self.guesses.push(text);
         self.level.clear();
         self.level.push(0);
+        Ok(())
+    }
+
+    /// Whether another level pays for looking behind the guesses of `next`, of which `hope` tokens may come true.
+    fn goes_on(&self, hope: f32, context: &Context<'_>) -> bool {
+        let price = context.worth.least_chance(self.step.get().unwrap_or(0.0));
+        !self.next.is_empty() && hope >= price
+    }
+
+    /// Considers guesses level by level.
+    fn grow(&mut self, context: &Context<'_>, rows: usize) -> Result<()> {
+        self.open(context)?;
         let deepest = self.depth.min(rows);
         let mut branches = 0;
         for depth in 0..deepest {
@@ -132,8 +144,7 @@ impl NetworkDrafter {
             self.next.truncate(WIDTH);
             // The likeliest token behind a guess is taken to be as likely as the guess was.
             let hope: f32 = self.next.iter().map(|&i| guesses[i].chance * guesses[i].chance).sum();
-            let price = context.worth.least_chance(self.step.get().unwrap_or(0.0));
-            if self.next.is_empty() || depth + 1 == deepest || hope < price {
+            if depth + 1 == deepest || !self.goes_on(hope, context) {
                 break;
             }
             self.look_behind_level(&mut branches)?;
@@ -161,11 +172,7 @@ impl NetworkDrafter {
     /// Draws level by level, for verification that makes use of the laws. Whether a token is drawn
     /// is decided before it is.
     fn grow_drawn(&mut self, context: &Context<'_>, rows: usize, draft: &mut Draft) -> Result<()> {
-        self.guesser.begin(context.tokens)?;
-        let text = Guess { token: 0, parent: 0, depth: 0, rank: 0, own: 1.0, chance: 1.0, branch: 0 };
-        self.guesses.push(text);
-        self.level.clear();
-        self.level.push(0);
+        self.open(context)?;
         let (mut branches, mut added) = (0, Vec::new());
         for depth in 0..self.depth.min(rows) {
             self.next.clear();
@@ -196,12 +203,8 @@ impl NetworkDrafter {
                 }
             }
             let hope: f32 = self.next.iter().map(|&i| self.guesses[i].chance).sum();
-            let price = context.worth.least_chance(self.step.get().unwrap_or(0.0));
-            if self.next.is_empty()
-                || depth + 1 == self.depth.min(rows)
-                || draft.len() == rows
-                || hope < price
-            {
+            let full = depth + 1 == self.depth.min(rows) || draft.len() == rows;
+            if full || !self.goes_on(hope, context) {
                 break;
             }
             self.look_behind_level(&mut branches)?;
