@@ -48,7 +48,8 @@ pub(super) struct Selector<M = Matrix> {
     pub(super) after: M,
 }
 
-/// Adds an MLP of hidden state and embedding of the token before to the hidden state.
+/// Adds an MLP of hidden state and embedding of the token before to the hidden state. The head stands behind it, so
+/// that it is read once for each level of a draft: no part of it is known before the token is.
 #[derive(Debug)]
 pub(super) struct Correction<M = Matrix> {
     pub(super) hidden_norm: Vec<f32>,
