@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use indicatif::{HumanBytes, HumanCount};
-use leveret_model::config::{KvSource, LayerConfig};
+use leveret_model::config::{Config, KvSource, LayerConfig};
 use leveret_model::drafters;
-use leveret_model::{Files, Source};
-use serde_json::json;
+use leveret_model::{Files, Footprint, Source};
+use serde_json::{Value, json};
 
 use super::inspect_drafter::Drafter;
 use crate::draft_model::HeadArgs;
@@ -58,87 +58,134 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let config = source.config()?;
     let context = args.engine.context.unwrap_or(CONTEXT).min(config.max_context);
-    let tensors = tensors(&source);
-    let mut types: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
-    for tensor in &tensors {
-        let entry = types.entry(&tensor.ty).or_default();
-        *entry = (entry.0 + 1, entry.1 + tensor.bytes);
-    }
-    let cache = need.cache_bytes_per_position * context as u64;
-    let total = need.total_bytes(context);
-    let windows = config.layers.iter().filter(|layer| layer.attention.window.is_some()).count();
-    let recurrent = config.layers.iter().filter(|layer| layer.delta.is_some()).count();
-    let is_shared = |layer: &&LayerConfig| matches!(layer.attention.source, KvSource::Layer(_));
-    let shared = config.layers.iter().filter(is_shared).count();
-
+    let model = Summary { source: &source, config, need, context, tensors: tensors(&source), drafter };
     let mut out = std::io::stdout().lock();
-    if args.json {
-        let list = |(ty, (count, bytes)): (&&str, &(usize, u64))| json!({"type": ty, "tensors": count, "bytes": bytes});
+    match args.json {
+        true => writeln!(out, "{}", serde_json::to_string_pretty(&model.json(args.tensors))?)?,
+        false => model.table(args.tensors, &mut out)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A model as it is shown.
+struct Summary<'a> {
+    source: &'a Source,
+    config: Config,
+    need: Footprint,
+    /// Tokens of context that memory is counted for.
+    context: usize,
+    tensors: Vec<Tensor>,
+    drafter: Option<Drafter>,
+}
+
+impl Summary<'_> {
+    /// Layers of which `is` holds.
+    fn layers(&self, is: impl Fn(&LayerConfig) -> bool) -> usize {
+        self.config.layers.iter().filter(|layer| is(layer)).count()
+    }
+
+    fn windows(&self) -> usize {
+        self.layers(|layer| layer.attention.window.is_some())
+    }
+
+    fn recurrent(&self) -> usize {
+        self.layers(|layer| layer.delta.is_some())
+    }
+
+    /// Layers on the caches of others.
+    fn shared(&self) -> usize {
+        self.layers(|layer| matches!(layer.attention.source, KvSource::Layer(_)))
+    }
+
+    /// Number and bytes of the tensors of each type.
+    fn types(&self) -> BTreeMap<&str, (usize, u64)> {
+        let mut types: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+        for tensor in &self.tensors {
+            let (count, bytes) = types.entry(&tensor.ty).or_default();
+            (*count, *bytes) = (*count + 1, *bytes + tensor.bytes);
+        }
+        types
+    }
+
+    fn cache_bytes(&self) -> u64 {
+        self.need.cache_bytes_per_position * self.context as u64
+    }
+
+    fn json(&self, with_tensors: bool) -> Value {
+        let Self { source, config, need, context, .. } = self;
+        let of_type = |(ty, (count, bytes)): (&str, (usize, u64))| json!({"type": ty, "tensors": count, "bytes": bytes});
         let mut object = json!({
             "path": source.path().display().to_string(),
-            "name": name(&source),
+            "name": name(source),
             "architecture": config.family,
             "parameters": need.parameters,
             "layers": config.layers.len(),
-            "window_layers": windows,
-            "recurrent_layers": recurrent,
-            "shared_cache_layers": shared,
+            "window_layers": self.windows(),
+            "recurrent_layers": self.recurrent(),
+            "shared_cache_layers": self.shared(),
             "hidden_size": config.hidden,
             "vocab_size": config.vocab,
             "max_context": config.max_context,
             "file_bytes": source.file_bytes(),
             "set_aside_bytes": source.set_aside().map_or(0, |aside| aside.bytes),
-            "types": types.iter().map(list).collect::<Vec<_>>(),
+            "types": self.types().into_iter().map(of_type).collect::<Vec<_>>(),
             "bytes_per_token": need.bytes_per_token,
             "weight_bytes": need.weight_bytes,
             "context": context,
-            "cache_bytes": cache,
+            "cache_bytes": self.cache_bytes(),
             "state_bytes": need.state_bytes,
-            "memory_bytes": total,
+            "memory_bytes": need.total_bytes(*context),
         });
-        if let Some(drafter) = &drafter {
+        if let Some(drafter) = &self.drafter {
             object["drafter"] = drafter.json();
         }
-        if args.tensors {
+        if with_tensors {
             let list = |t: &Tensor| json!({"name": t.name, "shape": t.shape, "type": t.ty, "bytes": t.bytes});
-            object["tensors"] = tensors.iter().map(list).collect();
+            object["tensors"] = self.tensors.iter().map(list).collect();
         }
-        writeln!(out, "{}", serde_json::to_string_pretty(&object)?)?;
-        return Ok(ExitCode::SUCCESS);
+        object
     }
 
-    let mut line = |key: &str, value: String| writeln!(out, "{key:<18}{value}");
-    line("model", format!("{} ({})", name(&source), source.path().display()))?;
-    line("architecture", config.family.to_owned())?;
-    line("parameters", HumanCount(need.parameters).to_string())?;
-    let windows = if windows > 0 { format!(", {windows} with a sliding window") } else { String::new() };
-    let recurrent = if recurrent > 0 { format!(", {recurrent} recurrent") } else { String::new() };
-    let shared = if shared > 0 { format!(", {shared} on the caches of others") } else { String::new() };
-    line("layers", format!("{}{recurrent}{windows}{shared}", config.layers.len()))?;
-    line("width, vocabulary", format!("{}, {}", config.hidden, HumanCount(config.vocab as u64)))?;
-    line("most context", format!("{} tokens", HumanCount(config.max_context as u64)))?;
-    line("file", HumanBytes(source.file_bytes()).to_string())?;
-    for (ty, (count, bytes)) in &types {
-        line("", format!("{ty:<8}{count:>5} tensors {:>12}", HumanBytes(*bytes).to_string()))?;
+    fn table(&self, with_tensors: bool, out: &mut impl Write) -> Result<()> {
+        let Self { source, config, need, context, .. } = self;
+        let mut line = |key: &str, value: String| writeln!(out, "{key:<18}{value}");
+        line("model", format!("{} ({})", name(source), source.path().display()))?;
+        line("architecture", config.family.to_owned())?;
+        line("parameters", HumanCount(need.parameters).to_string())?;
+        let of_which = |count: usize, what: &str| match count {
+            0 => String::new(),
+            count => format!(", {count} {what}"),
+        };
+        let recurrent = of_which(self.recurrent(), "recurrent");
+        let windows = of_which(self.windows(), "with a sliding window");
+        let shared = of_which(self.shared(), "on the caches of others");
+        line("layers", format!("{}{recurrent}{windows}{shared}", config.layers.len()))?;
+        line("width, vocabulary", format!("{}, {}", config.hidden, HumanCount(config.vocab as u64)))?;
+        line("most context", format!("{} tokens", HumanCount(config.max_context as u64)))?;
+        line("file", HumanBytes(source.file_bytes()).to_string())?;
+        for (ty, (count, bytes)) in self.types() {
+            line("", format!("{ty:<8}{count:>5} tensors {:>12}", HumanBytes(bytes).to_string()))?;
+        }
+        if let Some(aside) = model::note_of(source) {
+            line("", aside)?;
+        }
+        line("read per token", HumanBytes(need.bytes_per_token).to_string())?;
+        let total = HumanBytes(need.total_bytes(*context));
+        line("memory needed", format!("{total} at {context} tokens of context"))?;
+        let states = match need.state_bytes {
+            0 => String::new(),
+            bytes => format!(", {} recurrent states", HumanBytes(bytes)),
+        };
+        let (weights, cache) = (HumanBytes(need.weight_bytes), HumanBytes(self.cache_bytes()));
+        line("", format!("{weights} weights, {cache} keys and values{states}"))?;
+        if let Some(drafter) = &self.drafter {
+            drafter.table(out)?;
+        }
+        if with_tensors {
+            show_tensors(out, &self.tensors)?;
+        }
+        Ok(())
     }
-    if let Some(aside) = model::note_of(&source) {
-        line("", aside)?;
-    }
-    line("read per token", HumanBytes(need.bytes_per_token).to_string())?;
-    line("memory needed", format!("{} at {context} tokens of context", HumanBytes(total)))?;
-    let states = match need.state_bytes {
-        0 => String::new(),
-        bytes => format!(", {} recurrent states", HumanBytes(bytes)),
-    };
-    let (weights, cache) = (HumanBytes(need.weight_bytes), HumanBytes(cache));
-    line("", format!("{weights} weights, {cache} keys and values{states}"))?;
-    if let Some(drafter) = &drafter {
-        drafter.table(&mut out)?;
-    }
-    if args.tensors {
-        show_tensors(&mut out, &tensors)?;
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// What files that hold nothing but a drafter are.
