@@ -55,28 +55,8 @@ const LAYOUTS: [Layout; 5] = [
         head: "nextn.shared_head_head",
         hidden_first: false,
     },
-    Layout {
-        dialect: "speculators",
-        prefixes: &["mtp_layers.0."],
-        layer: "",
-        fc: "input_proj",
-        embedding_norm: "token_layernorm",
-        hidden_norm: "hidden_layernorm",
-        final_norm: "final_layernorm",
-        head: "lm_head",
-        hidden_first: false,
-    },
-    Layout {
-        dialect: "mimo",
-        prefixes: &["model.mtp_layers.0."],
-        layer: "",
-        fc: "input_proj",
-        embedding_norm: "token_layernorm",
-        hidden_norm: "hidden_layernorm",
-        final_norm: "final_layernorm",
-        head: "lm_head",
-        hidden_first: true,
-    },
+    SPECULATORS,
+    Layout { dialect: "mimo", prefixes: &["model.mtp_layers.0."], hidden_first: true, ..SPECULATORS },
     Layout {
         dialect: "deepseek",
         prefixes: &["model.layers.#.", "model.language_model.layers.#."],
@@ -89,6 +69,18 @@ const LAYOUTS: [Layout; 5] = [
         hidden_first: false,
     },
 ];
+
+const SPECULATORS: Layout = Layout {
+    dialect: "speculators",
+    prefixes: &["mtp_layers.0."],
+    layer: "",
+    fc: "input_proj",
+    embedding_norm: "token_layernorm",
+    hidden_norm: "hidden_layernorm",
+    final_norm: "final_layernorm",
+    head: "lm_head",
+    hidden_first: false,
+};
 
 /// The layout whose projection is there, and its prefix.
 fn find(source: &Source) -> Option<(&'static Layout, String)> {
