@@ -218,9 +218,55 @@ fn heads_guess_from_the_model_s_files_and_from_their_own() {
         };
         assert_eq!(ids(&drafter), ids("none"), "{case} with {drafter}");
     }
+
+    // The MTP layer alone, in a file of its own.
+    let dir = tempfile::tempdir().unwrap();
+    let target = golden.join("qwen35/target");
+    std::fs::copy(target.join("config.json"), dir.path().join("config.json")).unwrap();
+    let alone = dir.path().join("mtp.safetensors");
+    write_tensors(&target.join("model.safetensors"), "mtp.", &alone);
+    let drafter = format!("model:{}", alone.display());
+    let ids = |drafter: &str| {
+        let mut command = leveret();
+        command.args(["run", "--raw", "--max-tokens", "40", "--output", "ids", "--store", "off"]);
+        command.args(["--drafter", drafter]).arg("--model").arg(&target);
+        let output = command.arg("the hare and the").output().unwrap();
+        assert!(output.status.success() && !stderr(&output).contains("not used"), "{}", stderr(&output));
+        stdout(&output)
+    };
+    assert_eq!(ids(&drafter), ids("none"));
+    let shown =
+        leveret().arg("inspect").arg(&alone).arg("--json").arg("--target").arg(&target).output().unwrap();
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(
+        (&shown["drafter"]["family"], &shown["drafter"]["target"]["fits"]),
+        (&"mtp".into(), &true.into())
+    );
+    let error = fails(leveret().args(["run", "--raw", "a", "--model"]).arg(&alone), 1);
+    assert!(error.contains("--drafter model:"), "{error}");
+
     let other = golden.join("llama/target").display().to_string();
     let error = fails(leveret().args(["run", "--raw", "--drafter", "own", "--model", &other, "a"]), 1);
     assert!(error.contains("no layers that guess"), "{error}");
+}
+
+/// Writes the tensors of a safetensors file whose names begin with `prefix` to another one.
+fn write_tensors(from: &Path, prefix: &str, to: &Path) {
+    let bytes = std::fs::read(from).unwrap();
+    let end = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors: Value = serde_json::from_slice(&bytes[8..end]).unwrap();
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    for (name, tensor) in tensors.as_object().unwrap().iter().filter(|(name, _)| name.starts_with(prefix)) {
+        let at = |i: usize| end + tensor["data_offsets"][i].as_u64().unwrap() as usize;
+        let start = data.len();
+        data.extend_from_slice(&bytes[at(0)..at(1)]);
+        let mut tensor = tensor.clone();
+        tensor["data_offsets"] = vec![start, data.len()].into();
+        header.insert(name.clone(), tensor);
+    }
+    let header = Value::Object(header).to_string();
+    let length = (header.len() as u64).to_le_bytes();
+    std::fs::write(to, [&length, header.as_bytes(), &data].concat()).unwrap();
 }
 
 #[test]
