@@ -16,6 +16,8 @@ pub(super) fn environment() -> Environment<'static> {
     environment.set_formatter(print);
     environment.add_filter("string", to_text);
     environment.add_filter("tojson", to_json);
+    environment.add_filter("truncate", truncate);
+    environment.add_filter("wordcount", |text: &str| words(text));
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", |format: &str| super::clock::now(format));
     // In Python strings and mappings can be indexed and iterated too.
@@ -38,8 +40,40 @@ fn raise_exception(message: &str) -> Result<Value, Error> {
 fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     match value.as_object() {
         Some(_) => out.write_str(&to_text(state, value)?).map_err(Error::from),
+        None if is_float(value) => out.write_str(&to_text(state, value)?).map_err(Error::from),
         None => minijinja::escape_formatter(out, state, value),
     }
+}
+
+fn is_float(value: &Value) -> bool {
+    value.kind() == ValueKind::Number && !value.is_integer()
+}
+
+/// Text of `length` characters at most, and `leeway` more: cut behind a word, unless words may be
+/// cut, with `end` instead of what is missing.
+fn truncate(
+    text: &str,
+    length: Option<usize>,
+    cut_words: Option<bool>,
+    end: Option<&str>,
+    options: Kwargs,
+) -> Result<String, Error> {
+    let length = options.get::<Option<usize>>("length")?.or(length).unwrap_or(255);
+    let cut_words = options.get::<Option<bool>>("killwords")?.or(cut_words).unwrap_or(false);
+    let end = options.get::<Option<&str>>("end")?.or(end).unwrap_or("...");
+    let leeway = options.get::<Option<usize>>("leeway")?.unwrap_or(5);
+    options.assert_all_used()?;
+    if text.chars().count() <= length.saturating_add(leeway) {
+        return Ok(text.into());
+    }
+    let kept: String = text.chars().take(length.saturating_sub(end.chars().count())).collect();
+    let kept = if cut_words { kept.as_str() } else { kept.rsplit_once(' ').map_or(&*kept, |(kept, _)| kept) };
+    Ok(format!("{kept}{end}"))
+}
+
+/// Runs of letters, digits and underscores.
+fn words(text: &str) -> usize {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty()).count()
 }
 
 /// `str()`.
@@ -47,7 +81,7 @@ fn to_text(state: &State<'_, '_>, value: &Value) -> Result<String, Error> {
     let mut metered = Metered::new(state);
     let written = match value.as_object() {
         Some(_) => metered.repr(value),
-        None => write!(metered, "{value}"),
+        None => metered.scalar(value),
     };
     written.map_err(|error| metered.cause(error))?;
     Ok(metered.text)
@@ -90,7 +124,15 @@ impl<'s, 't, 'e> Metered<'s, 't, 'e> {
                 }
                 self.write_str("}")
             }
+            _ if is_float(value) => self.scalar(value),
             _ => write!(self, "{value:?}"),
+        }
+    }
+
+    fn scalar(&mut self, value: &Value) -> std::fmt::Result {
+        match f64::try_from(value.clone()) {
+            Ok(number) if is_float(value) => self.write_str(&python_float(number)),
+            _ => write!(self, "{value}"),
         }
     }
 
@@ -133,6 +175,21 @@ fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) 
     match (name, text) {
         ("removeprefix", Some((text, affix))) => Ok(text.strip_prefix(affix).unwrap_or(text).into()),
         ("removesuffix", Some((text, affix))) => Ok(text.strip_suffix(affix).unwrap_or(text).into()),
+        ("rsplit", Some((text, separator))) if !separator.is_empty() => {
+            let most = match args.get(1) {
+                Some(count) => {
+                    usize::try_from(count.clone()).map_or(usize::MAX, |count| count.saturating_add(1))
+                }
+                None => usize::MAX,
+            };
+            let mut parts: Vec<_> = text.rsplitn(most, separator).map(String::from).collect();
+            parts.reverse();
+            Ok(parts.into())
+        }
+        ("index", Some((text, part))) => match text.find(part) {
+            Some(place) => Ok(text[..place].chars().count().into()),
+            None => Err(Error::new(ErrorKind::InvalidOperation, "substring not found")),
+        },
         ("partition", Some((text, separator))) => {
             let (before, after) = text.split_once(separator).unwrap_or((text, ""));
             let found = before.len() < text.len();
@@ -153,7 +210,7 @@ fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) 
     }
 }
 
-/// `json.dumps` with `ensure_ascii=False`: nothing is escaped for HTML, keys keep their order.
+/// `json.dumps`, with `ensure_ascii=False` where nothing is said: nothing is escaped for HTML, keys keep their order.
 fn to_json(state: &State<'_, '_>, value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent = match options.get::<Option<Value>>("indent")? {
         Some(value) if value.is_none() => None,
@@ -165,7 +222,7 @@ fn to_json(state: &State<'_, '_>, value: &Value, options: Kwargs) -> Result<Stri
     };
     let separators: Option<Vec<String>> = options.get("separators")?;
     let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
-    let _: Option<bool> = options.get("ensure_ascii")?;
+    let ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     options.assert_all_used()?;
 
     let (item, key) = match separators.as_deref() {
@@ -178,7 +235,21 @@ fn to_json(state: &State<'_, '_>, value: &Value, options: Kwargs) -> Result<Stri
         serde_json::from_str(&metered.text).map_err(|error| metered.cause(error))?;
     let mut writer = JsonWriter { text: String::new(), indent, item, key, sort_keys };
     writer.value(&json, 0);
-    Ok(writer.text)
+    Ok(if ascii { escaped(&writer.text) } else { writer.text })
+}
+
+/// Everything beyond ASCII as the UTF-16 units that JSON writes.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_ascii() {
+            true => out.push(c),
+            false => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| {
+                let _ = write!(out, "\\u{unit:04x}");
+            }),
+        }
+    }
+    out
 }
 
 struct JsonWriter {
