@@ -138,7 +138,9 @@ impl Matrix {
             data.prepare(band.start * panel_bytes..band.end * panel_bytes);
             team.run(band.len().div_ceil(per_block), |block| {
                 let first = band.start + block * per_block;
-                (first..(first + per_block).min(band.end)).for_each(pack_panel);
+                let panels = first..(first + per_block).min(band.end);
+                data.populate(panels.start * panel_bytes..panels.end * panel_bytes);
+                panels.for_each(pack_panel);
             });
             let row = |panel: usize| (panel * lanes).min(rows) * stored_row;
             (packing.read)(row(band.start)..row(band.end));
