@@ -32,10 +32,12 @@ pub struct Composite {
 struct Part {
     drafter: Box<dyn Drafter>,
     draft: Draft,
-    /// Tokens by which its proposals went further than those of the parts before it, a running mean, and of how many.
-    gain: f32,
-    seen: f32,
-    asked: bool,
+    /// Tokens by which its proposals went further than those of the parts before it, and for how many rounds there was
+    /// room: a round counts by the chance that the others fail. Both fade.
+    gained: f32,
+    room: f32,
+    /// Room in this round, if it was asked.
+    asked: Option<f32>,
     /// Scratch: the node of the union for each of its own.
     at: Vec<usize>,
 }
@@ -44,6 +46,16 @@ impl Part {
     /// Whether a proposal takes time that counts, or may.
     fn takes_time(&self) -> bool {
         self.drafter.seconds() != Some(0.0)
+    }
+
+    /// Tokens that it is expected to add where the others leave it `room`.
+    fn gain(&self, room: f32) -> f32 {
+        self.gained / self.room * room
+    }
+
+    fn learn(&mut self, room: f32, added: usize) {
+        self.gained += added as f32 - self.gained / MEMORY;
+        self.room += room - self.room / MEMORY;
     }
 }
 
@@ -98,11 +110,13 @@ impl Views {
     }
 }
 
-/// Gain that a part is expected to have, and of how many observations this counts as the mean: what is tried in vain
-/// must not take long, since it is tried in every text.
+/// Gain that a part is expected to have, and how many rounds this counts for: what is tried in vain must not take long,
+/// since it is tried in every text.
 const EXPECTED: (f32, f32) = (1.0, 1.0);
-/// Observations over which a gain is remembered.
+/// Rounds over which a gain is remembered.
 const MEMORY: f32 = 12.0;
+/// Least room that counts, however sure the others are.
+const LEAST_ROOM: f32 = 0.02;
 /// Passes that a draft is taken to last until its drafter knows: not to be tried while others do well.
 const UNTRIED: f64 = 0.5;
 /// Rounds between two in which a part is asked that seems not worth its time.
@@ -128,9 +142,9 @@ impl Composite {
         let part = |drafter| Part {
             drafter,
             draft: Draft::new(),
-            gain: EXPECTED.0,
-            seen: EXPECTED.1,
-            asked: false,
+            gained: EXPECTED.0,
+            room: EXPECTED.1,
+            asked: None,
             at: Vec::new(),
         };
         Self {
@@ -157,12 +171,11 @@ impl Composite {
                     Some(seconds) if worth.pass_seconds > 0.0 => seconds / worth.pass_seconds,
                     Some(_) => 0.0,
                 };
-                // What it can add is what its guesses mostly add, where others have none of their own.
-                let left = part.gain * (1.0 - hope).max(0.0);
+                let room = (1.0 - hope).max(LEAST_ROOM);
                 let probe = context.tokens.len().is_multiple_of(PROBE);
-                let pays = !worth.parked && f64::from(left) > worth.lambda * passes;
-                part.asked = !takes_time || probe || pays;
-                if part.asked {
+                let pays = !worth.parked && f64::from(part.gain(room)) > worth.lambda * passes;
+                part.asked = (!takes_time || probe || pays).then_some(room);
+                if part.asked.is_some() {
                     part.drafter.propose(context, rows, &mut part.draft);
                     let first = part.draft.nodes().iter().map(|node| node.chance);
                     hope = hope.max(first.fold(0.0, f32::max));
@@ -244,13 +257,10 @@ impl Composite {
         self.first_root = None;
         let mut others = 0;
         for part in &mut self.parts {
-            if !part.asked {
-                continue;
-            }
+            let Some(room) = part.asked else { continue };
             let right = agreed(&part.draft, new);
             if part.takes_time() {
-                part.seen = (part.seen + 1.0).min(MEMORY);
-                part.gain += (right.saturating_sub(others) as f32 - part.gain) / part.seen;
+                part.learn(room, right.saturating_sub(others));
             }
             others = others.max(right);
         }
