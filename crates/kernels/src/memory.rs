@@ -93,8 +93,8 @@ impl Pages {
         }
     }
 
-    /// Has the system find memory for part `range`, which is written next, in one call: page by page, as writes come
-    /// upon them, takes it twice as long.
+    /// Has the system find memory for part `range`, which is written next, in one call: it takes longer page by page, as
+    /// writes come upon them.
     pub(crate) fn populate(&self, range: Range<usize>) {
         #[cfg(target_os = "linux")]
         {
