@@ -1,6 +1,6 @@
 //! AVX-512 F/BW/DQ/VL with VNNI: sixteen lanes.
 
-use super::{Simd, each_row};
+use super::{Simd, each_row, row_by_row};
 use std::arch::x86_64::*;
 
 /// See [`Simd`].
@@ -234,8 +234,7 @@ impl Simd for Avx512 {
         // SAFETY: same contract.
         unsafe {
             if T != 4 {
-                each_row!(T, |t| sums[t] = Self::dot_scaled::<BITS, 0, 8>(sums[t], w, x[t], scale));
-                return;
+                return row_by_row::<Self, BITS, T>(sums, w, x, scale);
             }
             // Measured: half of each row, then the other half, is a tenth faster for four rows and slower for others.
             let mut dots = [Self::i_zero(); T];

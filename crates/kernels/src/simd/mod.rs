@@ -134,7 +134,7 @@ pub(crate) trait Simd: Copy + 'static {
         scale: Self::I,
     ) {
         // SAFETY: same contract.
-        unsafe { each_row!(T, |t| sums[t] = Self::dot_scaled::<BITS, 0, 8>(sums[t], w, x[t], scale)) }
+        unsafe { row_by_row::<Self, BITS, T>(sums, w, x, scale) }
     }
     /// `2 * LANES` unsigned bytes, as a pair of 16-bit integers in every lane.
     unsafe fn pairs_u8(p: *const u8) -> Self::I;
@@ -169,4 +169,16 @@ pub(crate) trait Simd: Copy + 'static {
 
     /// `y` where `x >= bound`, else 0.
     unsafe fn zero_where_below(y: Self::F, x: Self::F, bound: f32) -> Self::F;
+}
+
+/// [`Simd::dot_scaled_rows`], all groups of a row before the next row.
+#[inline(always)]
+unsafe fn row_by_row<S: Simd, const BITS: u32, const T: usize>(
+    sums: &mut [S::I; T],
+    w: &[S::B; 8],
+    x: [*const i8; T],
+    scale: S::I,
+) {
+    // SAFETY: same contract.
+    unsafe { each_row!(T, |t| sums[t] = S::dot_scaled::<BITS, 0, 8>(sums[t], w, x[t], scale)) }
 }
