@@ -147,6 +147,22 @@ proptest! {
     }
 }
 
+/// Every number of rows that has a kernel of its own, and the first that has not.
+#[test]
+fn each_number_of_rows_gives_the_bits_of_single_rows() {
+    let (rows, cols) = (37, 512);
+    let (alone, two) = (Team::new(1), Team::new(2));
+    for ty in ElementType::ALL {
+        let matrix = Matrix::pack(&two, ty, &stored(ty, rows, cols, 13), rows, cols).unwrap();
+        let x = inputs(13, cols, 17);
+        let single: Vec<Vec<u32>> = x.chunks(cols).map(|x| bits(&product(&alone, &matrix, x))).collect();
+        for m in 2..=13 {
+            let all = bits(&product(&two, &matrix, &x[..m * cols]));
+            assert_eq!(all, single[..m].concat(), "{} in a pass of {m} rows", ty.name());
+        }
+    }
+}
+
 /// More rows than are worked on at a time, which tiles do where there are any.
 #[test]
 fn rows_of_a_long_prompt_have_the_bits_of_single_rows() {
