@@ -455,6 +455,24 @@ mod tests {
         assert!(chance < 0.1, "{chance}");
     }
 
+    /// What others would have guessed too is no gain, but neither does it speak against a part where they are at a loss.
+    #[test]
+    fn what_a_part_adds_is_counted_by_the_room_there_was() {
+        let worth = crate::Worth { lambda: 0.0, pass_seconds: 1.0, ..crate::Worth::default() };
+        // Right half the time, as it says; the other is right then too, and whenever it fails.
+        let free = Fixed("free", vec![(1, None, 0.5)], Some(0.0));
+        let slow = Fixed("slow", vec![(1, None, 0.5), (2, None, 0.5)], Some(0.1));
+        let mut both = composite(vec![free, slow]);
+        let mut tokens = vec![0];
+        for i in 0..200 {
+            proposed(&mut both, &Context { worth, ..Context::new(&tokens, 1) }, 8);
+            tokens.push(1 + i % 2);
+        }
+        let slow = &both.parts[1];
+        assert!((slow.gain(1.0) - 1.0).abs() < 0.1, "{}", slow.gain(1.0));
+        assert!((slow.gain(0.5) - 0.5).abs() < 0.05);
+    }
+
     #[test]
     fn what_takes_time_is_asked_where_there_is_much_to_gain() {
         let worth = crate::Worth { lambda: 1.5, row: 0.1, pass_seconds: 1.0, ..crate::Worth::default() };
