@@ -82,12 +82,15 @@ impl Delta {
         }
 
         let (out, z) = (&*out, &*z);
-        let place = |head| if self.out_as_stored { config.stored_head(head) } else { head };
         s.inner.fill(team, rows, width, |row, inner| {
-            for head in 0..heads {
-                let (from, to) = (row * width + head * shape.v_dim, place(head) * shape.v_dim);
-                let (from, to) = (from..from + shape.v_dim, to..to + shape.v_dim);
-                rms_norm_gated(&out[from.clone()], &self.norm, &z[from], eps, &mut inner[to]);
+            let (out, z) = (&out[row * width..][..width], &z[row * width..][..width]);
+            if !self.out_as_stored {
+                return rms_norm_gated(out, &self.norm, z, eps, inner);
+            }
+            let heads = out.chunks_exact(shape.v_dim).zip(z.chunks_exact(shape.v_dim));
+            for (head, (out, z)) in heads.enumerate() {
+                let place = config.stored_head(head) * shape.v_dim;
+                rms_norm_gated(out, &self.norm, z, eps, &mut inner[place..][..shape.v_dim]);
             }
         });
         project(context, &s.inner, &self.out, self.norms.after.as_deref(), &mut s.out, h);
