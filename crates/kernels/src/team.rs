@@ -2,9 +2,9 @@
 //!
 //! Each thread begins with a range of neighbouring blocks of its own, so that what it reads is one stream (a tenth
 //! faster than blocks in turn), and claims a share of what is left of it at a time; with none left it claims from the
-//! ends of the others' ranges. A thread that the operating system does not run claims nothing, and nobody waits for it. Only a block that
-//! a descheduled thread had already claimed can stall the loop; when that keeps happening the team works alone for a
-//! while, so that a busy neighbour costs little. Who computes a block never shows in its result.
+//! ends of the others' ranges. A thread that the operating system does not run claims nothing, and nobody waits for it.
+//! Only a block that a descheduled thread had already claimed can stall the loop; when that keeps happening the team
+//! works alone for a while, so that a busy neighbour costs little. Who computes a block never shows in its result.
 
 use std::cell::UnsafeCell;
 use std::ops::Range;

@@ -38,11 +38,10 @@ fn raise_exception(message: &str) -> Result<Value, Error> {
 
 /// Writes a value where the template prints it.
 fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    match value.as_object() {
-        Some(_) => out.write_str(&to_text(state, value)?).map_err(Error::from),
-        None if is_float(value) => out.write_str(&to_text(state, value)?).map_err(Error::from),
-        None => minijinja::escape_formatter(out, state, value),
+    if value.as_object().is_some() || is_float(value) {
+        return out.write_str(&to_text(state, value)?).map_err(Error::from);
     }
+    minijinja::escape_formatter(out, state, value)
 }
 
 fn is_float(value: &Value) -> bool {
