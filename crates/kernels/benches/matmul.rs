@@ -19,7 +19,7 @@ fn rows(c: &mut Criterion) {
                 // Any bytes will do for codes and scales; f16 multipliers among them stay finite.
                 let stored: Vec<u8> = (0..row * features).map(|i| (i * 7 % 61) as u8).collect();
                 let Ok(matrix) = Matrix::pack(&team, ty, &stored, features, COLS) else { continue };
-                leveret_kernels::wait_until_settled(std::time::Duration::from_secs(20));
+                leveret_kernels::settle_for(std::time::Duration::from_secs(20));
                 let mut group = c.benchmark_group(format!("{place}/{}/{}", ty.name(), team.threads()));
                 group.sample_size(20).warm_up_time(std::time::Duration::from_millis(300));
                 group.measurement_time(std::time::Duration::from_secs(1));

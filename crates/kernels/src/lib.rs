@@ -17,6 +17,7 @@ mod memory;
 pub mod ops;
 pub mod quant;
 mod rows;
+mod settle;
 mod simd;
 mod team;
 
@@ -25,6 +26,6 @@ pub use bandwidth::bandwidth;
 pub use element::ElementType;
 pub use isa::Isa;
 pub use matmul::{Job, Matrix, MatrixError, Packing, Rows, matmul};
-pub use memory::wait_until_settled;
 pub use rows::par_rows;
+pub use settle::{Settling, settle_for};
 pub use team::Team;

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, LazyLock, Mutex, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
+
+use crate::settle::settle;
 
 /// A buffer of zeroed bytes that starts on a cache line. Pages count as memory only once they are written.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub(crate) struct Pages {
 
 /// Address space of ours, given back when the last owner goes.
 #[derive(Debug)]
-struct Mapping {
+pub(crate) struct Mapping {
     start: *mut u8,
     bytes: usize,
 }
@@ -29,8 +30,8 @@ struct Mapping {
 pub(crate) enum Huge {
     /// As it is written.
     AtOnce,
-    /// As it is written, as long as the system is quick about it; what is left in the background, once no other
-    /// buffer has come for a while: somebody waits for the load.
+    /// As it is written, as long as the system is quick about it; what is left after the load, for which somebody
+    /// waits (`settle.rs`).
     IfQuick,
 }
 
@@ -205,17 +206,21 @@ impl Mapping {
         true
     }
 
-    /// Moves the whole huge pages of the mapping onto such, one at a time.
-    fn collapse(&self) {
-        self.advise_huge();
-        #[cfg(target_os = "linux")]
-        for at in (0..self.bytes / HUGE).map(|page| page * HUGE) {
-            // SAFETY: the range lies in the mapping, and collapsing changes no content. Kernels before 6.1 refuse it
-            // and do the same more slowly by themselves.
-            if unsafe { libc::madvise(self.start.add(at).cast(), HUGE, libc::MADV_COLLAPSE) } != 0 {
-                break;
-            }
+    /// Moves huge page `page` of the mapping, which is in use, onto such a one. False where there is none, or the system
+    /// refuses.
+    pub(crate) fn collapse(&self, page: usize) -> bool {
+        if page == 0 {
+            self.advise_huge();
         }
+        if page >= self.bytes / HUGE {
+            return false;
+        }
+        #[cfg(target_os = "linux")]
+        // SAFETY: the range lies in the mapping, and collapsing changes no content. Kernels before 6.1 refuse it and do
+        // the same more slowly by themselves.
+        return unsafe { libc::madvise(self.start.add(page * HUGE).cast(), HUGE, libc::MADV_COLLAPSE) } == 0;
+        #[cfg(not(target_os = "linux"))]
+        false
     }
 }
 
@@ -228,73 +233,21 @@ impl Drop for Mapping {
     }
 }
 
-/// Has the mapping moved to huge pages in the background, once no other has come for a while.
-fn settle(mapping: &Arc<Mapping>) {
-    static SETTLER: LazyLock<Option<Mutex<Sender<Weak<Mapping>>>>> = LazyLock::new(|| {
-        let (sender, receiver) = channel();
-        let spawned =
-            std::thread::Builder::new().name("leveret-pages".into()).spawn(move || collapse(&receiver));
-        spawned.ok().map(|_| Mutex::new(sender))
-    });
-    if mapping.bytes < HUGE {
-        return;
-    }
-    if let Some(Ok(sender)) = SETTLER.as_ref().map(Mutex::lock) {
-        UNSETTLED.fetch_add(1, Relaxed);
-        // Without the thread the buffer stays as it is: slower to stream, no less right.
-        if sender.send(Arc::downgrade(mapping)).is_err() {
-            UNSETTLED.fetch_sub(1, Relaxed);
-        }
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settle::{Settling, settle_for};
 
-/// Buffers that wait to be moved.
-static UNSETTLED: AtomicUsize = AtomicUsize::new(0);
-
-/// Waits until all weights lie on the pages that they will stay on, but no longer than `patience`; for
-/// measurements of steady speed. Returns whether they do.
-pub fn wait_until_settled(patience: Duration) -> bool {
-    let start = Instant::now();
-    while UNSETTLED.load(Relaxed) > 0 {
-        if start.elapsed() >= patience {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    true
-}
-
-/// Collapses what comes in, after half a second in which nothing came: when a load is over and its reader served.
-fn collapse(incoming: &Receiver<Weak<Mapping>>) {
-    stand_back();
-    let mut waiting = Vec::new();
-    while let Ok(first) = incoming.recv() {
-        waiting.push(first);
-        loop {
-            match incoming.recv_timeout(Duration::from_millis(500)) {
-                Ok(mapping) => waiting.push(mapping),
-                Err(RecvTimeoutError::Timeout) => break,
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-        }
-        for mapping in waiting.drain(..) {
-            if let Some(mapping) = mapping.upgrade() {
-                mapping.collapse();
-            }
-            UNSETTLED.fetch_sub(1, Relaxed);
-        }
-    }
-}
-
-/// Makes this thread yield to those that compute: an ordinary thread even where it was started by a real-time one, and
-/// a nice one, but not so nice that busy cores would keep it from ever being done.
-fn stand_back() {
-    #[cfg(target_os = "linux")]
-    // SAFETY: both calls concern the calling thread alone (Linux counts a thread as a process here); a refusal leaves
-    // it as it was.
-    unsafe {
-        let ordinary: libc::sched_param = std::mem::zeroed();
-        libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const ordinary);
-        libc::setpriority(libc::PRIO_PROCESS, 0, 10);
+    #[test]
+    fn what_was_written_stays_when_it_is_moved() {
+        let mut pages = Pages::for_weights(9 << 20, Huge::IfQuick).unwrap();
+        pages.bytes_mut().iter_mut().enumerate().for_each(|(i, byte)| *byte = (i % 251) as u8);
+        settle(&pages.mapping);
+        let mut settling = Settling::default();
+        settling.earn(Duration::from_secs(1));
+        settling.spend();
+        // Other tests may be at it at the same time.
+        while !settle_for(Duration::from_secs(1)) {}
+        assert!(pages.bytes().iter().enumerate().all(|(i, &byte)| byte == (i % 251) as u8));
     }
 }

@@ -10,8 +10,9 @@ use crate::weights::Weights;
 use crate::{Error, Result};
 use leveret_kernels::attention::KvType;
 use leveret_kernels::ops::{rms_norm, scale, softcap};
-use leveret_kernels::{Activations, Job, Rows, Team, matmul, par_rows};
+use leveret_kernels::{Activations, Job, Rows, Settling, Team, matmul, par_rows};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A loaded model: a [`Target`] over one set of weights.
 #[derive(Debug)]
@@ -21,6 +22,9 @@ pub struct Model {
     weights: Weights,
     kv: KvType,
     max_context: usize,
+    /// Tokens whose logits are computed: all, or the first of them for a model that only guesses.
+    scored: usize,
+    settling: Settling,
     work: Work,
 }
 
@@ -39,7 +43,7 @@ struct Work {
     /// Input of the head.
     last: Activations,
     logit_rows: Vec<u32>,
-    /// `[logit rows, vocab]`.
+    /// `[logit rows, scored]`.
     logits: Vec<f32>,
     features: Vec<Feature>,
 }
@@ -68,8 +72,15 @@ impl Model {
         max_context: usize,
     ) -> Self {
         let ropes = config.rotations.iter().map(RopeTable::new).collect();
-        let config = Arc::new(config);
-        Self { team, config, weights, kv, max_context, work: Work { ropes, ..Work::default() } }
+        let (scored, config) = (config.vocab, Arc::new(config));
+        let (settling, work) = (Settling::default(), Work { ropes, ..Work::default() });
+        Self { team, config, weights, kv, max_context, scored, settling, work }
+    }
+
+    /// Has later passes compute logits of the first `tokens` tokens alone, all of them if there are no more: for a
+    /// model that guesses for another one, whose head is a good part of what it reads.
+    pub(crate) fn score_first(&mut self, tokens: usize) {
+        self.scored = tokens.min(self.config.vocab);
     }
 
     /// What the model is composed of.
@@ -163,13 +174,13 @@ impl Model {
                 rms_norm(&h[logit_rows[i] as usize * width..][..width], norm, eps, out);
             });
         }
-        let vocab = self.config.vocab;
-        let logits = room(logits, logit_rows.len() * vocab);
+        let scored = self.scored;
+        let logits = room(logits, logit_rows.len() * scored);
         let matrix = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
         let rows = if all { Rows::List(logit_rows) } else { Rows::All };
         matmul(team, last, &mut [Job { matrix, rows, out: &mut *logits, add: false }]);
         if let Some(cap) = self.config.final_softcap {
-            par_rows(team, (logits, vocab), (&mut [] as &mut [f32], 0), |_, row, _| softcap(row, cap));
+            par_rows(team, (logits, scored), (&mut [] as &mut [f32], 0), |_, row, _| softcap(row, cap));
         }
     }
 }
@@ -254,6 +265,8 @@ impl Target for Model {
 
     fn forward(&mut self, mut passes: &mut [Pass<'_, Sequence>], taps: &[Tap]) -> Result<()> {
         self.check(passes, taps)?;
+        self.settling.spend();
+        let start = Instant::now();
         self.work.plan(passes);
         if self.work.features.len() < taps.len() {
             self.work.features.resize_with(taps.len(), Feature::default);
@@ -288,12 +301,13 @@ impl Target for Model {
                 None => pass.cache.set_pending((0..rows).map(|row| row.checked_sub(1))),
             }
         }
+        self.settling.earn(start.elapsed());
         Ok(())
     }
 
     fn logits(&self, index: usize) -> &[f32] {
-        let vocab = self.config.vocab;
-        &self.work.logits[..self.work.logit_rows.len() * vocab][index * vocab..][..vocab]
+        let scored = self.scored;
+        &self.work.logits[..self.work.logit_rows.len() * scored][index * scored..][..scored]
     }
 
     fn feature(&self, tap: usize, row: usize) -> &[f32] {

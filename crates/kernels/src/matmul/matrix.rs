@@ -196,7 +196,12 @@ impl Matrix {
     }
 
     pub(super) fn panels(&self) -> usize {
-        self.rows.div_ceil(self.layout.lanes)
+        self.panels_of(self.rows)
+    }
+
+    /// Panels that hold the first `features` rows.
+    pub(super) fn panels_of(&self, features: usize) -> usize {
+        features.div_ceil(self.layout.lanes)
     }
 
     pub(super) fn panel_bytes(&self) -> usize {

@@ -50,7 +50,8 @@ pub struct Job<'a> {
     pub matrix: &'a Matrix,
     /// The activation rows to multiply.
     pub rows: Rows<'a>,
-    /// Result `[rows, n]`, row-major, one row per activation row in the order of `rows`.
+    /// Result `[rows, n]`, row-major, one row per activation row in the order of `rows`; narrower where only the
+    /// first features are wanted, of which alone the weights are then read.
     pub out: &'a mut [f32],
     /// Whether the product is added to what `out` holds.
     pub add: bool,
@@ -64,6 +65,8 @@ struct Work<'a> {
     rows: &'a Rows<'a>,
     count: usize,
     out: Shared<f32>,
+    /// Features of a row of `out`.
+    width: usize,
     add: bool,
 }
 
@@ -95,8 +98,10 @@ pub fn matmul(team: &Team, x: &Activations, jobs: &mut [Job<'_>]) {
     for job in jobs.iter() {
         let count = count(&job.rows, x);
         assert_eq!(job.matrix.cols(), x.cols(), "activations of another width than the weights");
-        assert_eq!(job.out.len(), count * job.matrix.rows(), "output of another size than rows x features");
-        blocks += Plan::new(threads, job, count).blocks;
+        let plan = Plan::new(threads, job, count);
+        assert_eq!(job.out.len(), count * plan.width, "output of another size than rows x features");
+        assert!(plan.width <= job.matrix.rows(), "output of more features than the matrix has");
+        blocks += plan.blocks;
         let ty = job.matrix.element_type();
         short |= ty.block_len() == BLOCK;
         long |= ty.block_len() == SUPER;
@@ -109,10 +114,12 @@ pub fn matmul(team: &Team, x: &Activations, jobs: &mut [Job<'_>]) {
         let jobs: &[Job<'_>] = unsafe { jobs.all() };
         let Some((job, plan, block)) = find(threads, jobs, x, block) else { return };
         let first = block * plan.panels;
-        let panels = first..(first + plan.panels).min(job.matrix.panels());
-        let (out, count) = (Shared::behind(&job.out), plan.rows);
-        let work = Work { matrix: job.matrix, x, quantized, rows: &job.rows, count, out, add: job.add };
-        run_panels(&work, panels, plan.tiles);
+        let Plan { rows: count, width, tiles, .. } = plan;
+        let panels = first..(first + plan.panels).min(job.matrix.panels_of(width));
+        let out = Shared::behind(&job.out);
+        let work =
+            Work { matrix: job.matrix, x, quantized, rows: &job.rows, count, out, width, add: job.add };
+        run_panels(&work, panels, tiles);
     });
 }
 
@@ -132,6 +139,8 @@ fn count(rows: &Rows<'_>, x: &Activations) -> usize {
 #[derive(Clone, Copy)]
 struct Plan {
     rows: usize,
+    /// Features that are wanted.
+    width: usize,
     /// Whether it runs on tiles.
     tiles: bool,
     /// Panels of a block.
@@ -141,7 +150,8 @@ struct Plan {
 
 impl Plan {
     fn new(threads: usize, job: &Job<'_>, rows: usize) -> Self {
-        let (matrix, panels) = (job.matrix, job.matrix.panels());
+        let (matrix, width) = (job.matrix, job.out.len() / rows.max(1));
+        let panels = matrix.panels_of(width);
         let tiles = on_tiles(job, rows);
         let bytes = if tiles { BLOCK_BYTES } else { BLOCK_BYTES * BLOCK_ROWS / rows.max(BLOCK_ROWS) };
         let mut per_block = (bytes / matrix.panel_bytes().max(1)).max(1);
@@ -152,7 +162,7 @@ impl Plan {
             per_block = shared.clamp(1, tiles::MAX_PANELS);
         }
         let blocks = if rows == 0 { 0 } else { panels.div_ceil(per_block) };
-        Self { rows, tiles, panels: per_block, blocks }
+        Self { rows, width, tiles, panels: per_block, blocks }
     }
 }
 
@@ -366,7 +376,7 @@ fn float_tile<S: Simd, W: FloatForm, const T: usize>(work: &Work<'_>, panels: Ra
 /// Writes the sums of a panel for rows `i ..`.
 #[inline(always)]
 fn store<S: Simd, const T: usize>(work: &Work<'_>, panel: usize, i: usize, sums: [S::F; T]) {
-    let n = work.matrix.rows();
+    let n = work.width;
     let first = panel * S::LANES;
     let lanes = (n - first).min(S::LANES);
     for (t, mut sum) in sums.into_iter().enumerate() {

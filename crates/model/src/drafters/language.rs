@@ -91,6 +91,8 @@ impl Network for LanguageModel {
         Ok(Box::new(LanguageGuesser {
             network: self,
             cache,
+            wanted: usize::MAX,
+            scored: 0,
             text: Vec::new(),
             logits: Vec::new(),
             slots: Vec::new(),
@@ -105,9 +107,12 @@ impl Network for LanguageModel {
 struct LanguageGuesser {
     network: Arc<LanguageModel>,
     cache: Sequence,
+    /// Tokens that scores are wanted of, and those that the draft's rows have scores of: the first of the vocabulary.
+    wanted: usize,
+    scored: usize,
     /// Tokens whose rows are committed in the cache.
     text: Vec<u32>,
-    /// Logits behind the text, then behind each branch, or at each mask: `[rows, vocab]`.
+    /// Logits behind the text, then behind each branch, or at each mask: `[rows, scored]`.
     logits: Vec<f32>,
     /// Which of these rows belongs to each node.
     slots: Vec<usize>,
@@ -125,9 +130,8 @@ impl fmt::Debug for LanguageGuesser {
 
 impl LanguageGuesser {
     fn keep_logits(&mut self, model: &Model, rows: Range<usize>) {
-        let vocab = self.network.description.vocab;
         for row in rows {
-            self.logits.extend_from_slice(&model.logits(row)[..vocab]);
+            self.logits.extend_from_slice(&model.logits(row)[..self.scored]);
         }
     }
 
@@ -157,9 +161,15 @@ impl Guesser for LanguageGuesser {
         tokens.saturating_sub(self.text.len())
     }
 
+    fn score_first(&mut self, tokens: usize) {
+        self.wanted = tokens;
+    }
+
     fn begin(&mut self, tokens: &[u32]) -> Result<()> {
         let network = Arc::clone(&self.network);
         let mut model = network.model();
+        self.scored = self.wanted.min(network.description.vocab);
+        model.score_first(self.scored);
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= model.vocab_size()) {
             return Err(Error::request(format!("the draft model has no token {token}")));
         }
@@ -214,6 +224,7 @@ impl Guesser for LanguageGuesser {
             return Ok(());
         }
         let mut model = network.model();
+        model.score_first(self.scored);
         if nodes > 1 {
             self.cache.hold();
         }
@@ -229,8 +240,7 @@ impl Guesser for LanguageGuesser {
     }
 
     fn scores(&self, node: usize) -> Scores<'_> {
-        let vocab = self.network.description.vocab;
-        let slot = self.slots[node];
-        Scores { logits: &self.logits[slot * vocab..][..vocab], tokens: None, confidence: None }
+        let (slot, scored) = (self.slots[node], self.scored);
+        Scores { logits: &self.logits[slot * scored..][..scored], tokens: None, confidence: None }
     }
 }

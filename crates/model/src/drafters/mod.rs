@@ -179,6 +179,12 @@ pub trait Guesser: Debug + Send {
         0
     }
 
+    /// Says that scores of the first `tokens` tokens of the vocabulary are enough for the drafts to come. A network
+    /// with a token map, or whose head is no table of all tokens, need not care.
+    fn score_first(&mut self, tokens: usize) {
+        let _ = tokens;
+    }
+
     /// Opens a draft after `tokens`, the text; all but its last token have been observed. Scores of
     /// node 0, the token after the text, can be read then.
     ///

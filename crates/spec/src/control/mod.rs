@@ -27,6 +27,8 @@ pub use policy::Control;
 const MEMORY: f64 = 128.0;
 /// Rounds of plain decoding that a text is taken to have behind it at its start.
 const START: f64 = 8.0;
+/// One-row passes from which on a draft counts as one that takes time.
+const SLOW: f64 = 0.05;
 
 /// Decides how much of each draft of one text is verified. Time is in passes of one row.
 #[derive(Debug)]
@@ -37,11 +39,16 @@ pub(crate) struct Controller {
     /// Whether the clock is used. Without, decisions follow from text and curve alone.
     timed: bool,
     estimator: Estimator,
-    parking: Parking,
+    /// Brakes of drafts that took no time and of those that did: the one shall not stop the other.
+    parking: [Parking; 2],
+    /// Whether the draft of this round took time.
+    slow: bool,
     /// Tokens and time of late, faded.
     tokens: f64,
     time: f64,
-    /// What the drafter said in this round, and what asking it took.
+    /// One-row passes by which the text is ahead of plain decoding.
+    ahead: f64,
+    /// What the drafter said in this round, and what asking it took as a rule.
     offered: Draft,
     drafting: f64,
     /// Time that drafts mostly take; 0 before the first.
@@ -57,6 +64,7 @@ pub(crate) struct Controller {
 #[derive(Debug)]
 struct Trial {
     draft: Draft,
+    slow: bool,
     cost: f64,
     at: Reached,
     hits: usize,
@@ -71,9 +79,11 @@ impl Controller {
             clock: Clock::default(),
             timed,
             estimator: Estimator::default(),
-            parking: Parking::default(),
+            parking: Default::default(),
+            slow: false,
             tokens: START,
             time: START,
+            ahead: 0.0,
             offered: Draft::new(),
             drafting: 0.0,
             usual: 0.0,
@@ -116,8 +126,9 @@ impl Controller {
             lambda,
             row: self.extra(1 + ROWS, context) / ROWS as f64,
             pass_seconds: self.pass_seconds(context),
+            ahead: self.ahead,
             least_given,
-            parked: self.parked(),
+            parked: self.parked(true),
         }
     }
 
@@ -126,8 +137,9 @@ impl Controller {
         if let Control::Fixed(rows) = self.policy { rows.min(room) } else { room }
     }
 
-    fn parked(&self) -> bool {
-        self.policy == Control::Price && self.parking.is_parked()
+    /// Whether drafts wait, those that take time or the others.
+    fn parked(&self, slow: bool) -> bool {
+        self.policy == Control::Price && self.parking[usize::from(slow)].is_parked()
     }
 
     /// Keeps of `draft` what is worth a row, possibly nothing. `base` is the number of rows that
@@ -138,14 +150,18 @@ impl Controller {
     pub(crate) fn cut(&mut self, draft: &mut Draft, base: usize, context: usize, seconds: f64) {
         self.offered.clone_from(draft);
         let pass = self.pass_seconds(context);
-        self.drafting = if pass > 0.0 { self.usually(seconds / pass, draft.is_empty()) } else { 0.0 };
+        let drafting = if pass > 0.0 { seconds / pass } else { 0.0 };
+        self.ahead -= drafting;
+        self.slow = drafting > SLOW;
+        self.drafting = self.usually(drafting, draft.is_empty());
         if !draft.has_draws() {
             self.choose(draft, base, context);
         }
-        if self.parked() {
+        if self.parked(self.slow) {
             if self.trial.is_none() && !draft.is_empty() {
                 let cost = self.extra(base + draft.len(), context) + self.drafting;
-                self.trial = Some(Trial { draft: draft.clone(), cost, at: None, hits: 0 });
+                let slow = self.slow;
+                self.trial = Some(Trial { draft: draft.clone(), slow, cost, at: None, hits: 0 });
             }
             draft.clear();
         }
@@ -191,7 +207,9 @@ impl Controller {
         if self.timed {
             self.clock.record(self.curve.extra(rows, context), seconds / self.growth(context));
         }
-        let cost = self.extra(rows, context) + self.drafting;
+        let extra = self.extra(rows, context);
+        self.ahead += new.len() as f64 - 1.0 - extra;
+        let cost = extra + self.drafting;
         self.tokens += new.len() as f64 - self.tokens / MEMORY;
         self.time += 1.0 + cost - self.time / MEMORY;
         self.estimator.learn(&self.offered, None, new);
@@ -199,9 +217,10 @@ impl Controller {
         self.offered.clear();
         self.drafting = 0.0;
         self.follow_trial(new);
-        self.parking.record(new.len() as f64 - 1.0 - cost);
-        self.parking.pass(new.len());
-        if !self.parked() {
+        self.parking[usize::from(self.slow)].record(new.len() as f64 - 1.0 - cost);
+        self.parking.iter_mut().for_each(|parking| parking.pass(new.len()));
+        self.slow = false;
+        if self.trial.as_ref().is_some_and(|trial| !self.parked(trial.slow)) {
             self.trial = None;
         }
     }
@@ -213,9 +232,9 @@ impl Controller {
             trial.hits += usize::from(next.is_some());
             trial.at = next;
             if next.is_none() || trial.draft.tokens_after(next).next().is_none() {
-                let gain = trial.hits as f64 - trial.cost;
+                let (gain, slow) = (trial.hits as f64 - trial.cost, trial.slow);
                 self.trial = None;
-                return self.parking.record(gain);
+                return self.parking[usize::from(slow)].record(gain);
             }
         }
     }
@@ -257,7 +276,7 @@ mod tests {
         for i in 0..100 {
             let rows = 1 + i % 9;
             price.record(rows, 10, 0.07 * (1.0 + 0.4 * (rows - 1) as f64), &[1]);
-            price.parking = Parking::default();
+            price.parking = Default::default();
         }
         assert!((price.extra(9, 10) - 3.2).abs() < 0.3, "{}", price.extra(9, 10));
         assert_eq!(kept(&mut price, &[0.9, 0.5, 0.3]), 2);
@@ -293,10 +312,10 @@ mod tests {
     #[test]
     fn a_drafter_that_is_right_again_is_heard() {
         let mut price = controller(&[(1, 1.0), (17, 5.0)]);
-        (0..20).for_each(|_| price.parking.record(-1.0));
-        assert!(price.worth(10).parked);
+        (0..20).for_each(|_| price.parking[0].record(-1.0));
+        assert!(price.parked(false) && !price.worth(10).parked, "what takes time is another matter");
         let mut rounds = 0;
-        while price.worth(10).parked {
+        while price.parked(false) {
             rounds += 1;
             assert_eq!(kept(&mut price, &[0.9]), 0);
             price.record(1, 10, 0.0, &[0]);

@@ -174,9 +174,11 @@ impl Composite {
                 let room = (1.0 - hope).max(LEAST_ROOM);
                 let probe = context.tokens.len().is_multiple_of(PROBE);
                 let pays = !worth.parked && f64::from(part.gain(room)) > worth.lambda * passes;
-                part.asked = (!takes_time || probe || pays).then_some(room);
-                if part.asked.is_some() {
+                part.asked = None;
+                if !takes_time || probe || pays {
                     part.drafter.propose(context, rows, &mut part.draft);
+                    // One that had nothing to say has not failed: it may not have read the text yet.
+                    part.asked = (!part.draft.is_empty()).then_some(room);
                     let first = part.draft.nodes().iter().map(|node| node.chance);
                     hope = hope.max(first.fold(0.0, f32::max));
                 }

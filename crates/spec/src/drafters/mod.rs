@@ -1,6 +1,7 @@
 //! The drafters of this crate, one file each, and what several of them share.
 
 mod automaton;
+mod breadth;
 mod composite;
 mod grow;
 mod hints;

@@ -10,6 +10,7 @@ use std::time::Instant;
 use leveret_model::Tap;
 use leveret_model::drafters::{Branch, Committed, Guesser, Network};
 
+use super::breadth::Breadth;
 use super::pace::{Mean, Pace};
 use super::reliability::Reliability;
 use crate::draft::{Draft, Node};
@@ -26,9 +27,14 @@ const WIDTH: usize = 6;
 const DEPTH: usize = 16;
 /// Tokens since the last draft up to which reading them counts as a part of drafting.
 const CLOSE: usize = 24;
-/// Tokens that are read for each token that was written without: short answers shall not pay for reading long prompts.
-/// A draft model reads twenty to fifty in the time of a pass of its target, so what is read in vain costs a tenth at most.
-const READ_FOR_EACH: usize = 2;
+/// Tokens that a draft model reads in the time of a pass of its target; many read more.
+const READ_IN_PASS: f64 = 12.0;
+/// Tokens that are read for each token that was written without, on top of what the time saved so far allows: short
+/// answers shall not pay for reading long prompts.
+const READ_FOR_EACH: f64 = 4.0;
+/// The end of a text with which a network makes do where reading all of it is not affordable. What is read in vain then
+/// costs a dozen passes at most.
+const WINDOW: usize = 128;
 
 /// The drafter of one text that asks a network.
 pub struct NetworkDrafter {
@@ -36,6 +42,7 @@ pub struct NetworkDrafter {
     guesser: Box<dyn Guesser>,
     taps: Vec<Tap>,
     depth: usize,
+    breadth: Breadth,
     reliability: Reliability,
     /// All that was considered for the last draft, until the text has told what came true. The first
     /// is the text.
@@ -44,6 +51,8 @@ pub struct NetworkDrafter {
     after: usize,
     /// Length of the text when the network last read it, or when it was first asked to.
     read: Option<usize>,
+    /// Where in the text it began; it makes do without what stands before.
+    from: usize,
     pace: Pace,
     /// Seconds of looking behind one level.
     step: Mean,
@@ -87,11 +96,13 @@ impl NetworkDrafter {
             name: description.family.to_owned(),
             taps: description.taps.clone(),
             depth: description.depth.unwrap_or(DEPTH),
+            breadth: Breadth::new(description.vocab),
             guesser: network.guesser(capacity)?,
             reliability: Reliability::default(),
             guesses: Vec::new(),
             after: 0,
             read: None,
+            from: 0,
             pace: Pace::default(),
             step: Mean::default(),
             trouble: None,
@@ -105,16 +116,27 @@ impl NetworkDrafter {
         })
     }
 
-    /// Whether as much was written since the network last read the text as makes up for what it would have to read.
-    fn has_time_to_read(&mut self, tokens: usize) -> bool {
+    /// Where in the text the network is to begin reading, or began: as early as is paid for by the time saved so far and
+    /// by what was written without it. `None` when not even the end of the text is.
+    fn affordable(&mut self, context: &Context<'_>) -> Option<usize> {
+        let tokens = context.tokens.len();
         let written = tokens.saturating_sub(*self.read.get_or_insert(tokens));
-        let unread = self.guesser.unread(tokens);
-        unread <= CLOSE || written * READ_FOR_EACH >= unread
+        let earned = context.worth.ahead.max(0.0) * READ_IN_PASS + written as f64 * READ_FOR_EACH;
+        let window = tokens.saturating_sub(WINDOW);
+        [self.from, window]
+            .into_iter()
+            .find(|&from| earned.max(CLOSE as f64) >= self.unread(from, tokens) as f64)
+    }
+
+    /// Tokens to be read before a draft after `tokens`, if reading begins at `from`.
+    fn unread(&self, from: usize, tokens: usize) -> usize {
+        if from == self.from { self.guesser.unread(tokens - from) } else { tokens - from }
     }
 
     /// Opens a draft: the text is the first guess and the first level.
     fn open(&mut self, context: &Context<'_>) -> Result<()> {
-        self.guesser.begin(context.tokens)?;
+        self.guesser.score_first(self.breadth.of(context.tokens));
+        self.guesser.begin(&context.tokens[self.from..])?;
         let text = Guess { token: 0, parent: 0, depth: 0, rank: 0, own: 1.0, chance: 1.0, branch: 0 };
         self.guesses.push(text);
         self.level.clear();
@@ -286,15 +308,18 @@ impl Drafter for NetworkDrafter {
     }
 
     fn propose(&mut self, context: &Context<'_>, rows: usize, draft: &mut Draft) {
-        if self.trouble.is_some() || rows == 0 || !self.has_time_to_read(context.tokens.len()) {
+        if self.trouble.is_some() || rows == 0 {
             return;
         }
+        let Some(from) = self.affordable(context) else { return };
         if !self.pace.pays(&context.worth) {
             return;
         }
         self.pace.looked();
         self.guesses.clear();
-        let behind = context.tokens.len() - self.after.min(context.tokens.len());
+        let tokens = context.tokens.len();
+        let behind = (tokens - self.after.min(tokens)).max(self.unread(from, tokens));
+        self.from = from;
         self.after = context.tokens.len();
         self.read = Some(self.after);
         let start = Instant::now();

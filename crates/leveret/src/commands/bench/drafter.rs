@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use indicatif::HumanBytes;
-use leveret_kernels::wait_until_settled;
+use leveret_kernels::settle_for;
 use leveret_model::drafters::{Branch, Committed, Description, Features, Guesser};
 use leveret_model::{Cache, KvType, LogitRows, Model, Pass, Tap, Target};
 use leveret_spec::{Choice, Draw, DrawScratch, SamplingParams};
@@ -186,7 +186,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let need = source.footprint(&options)?;
     let mut target = model::load(&source, &options)?;
     let mut subjects = subjects(args, &target)?;
-    wait_until_settled(Duration::from_secs(10));
+    settle_for(Duration::from_secs(10));
 
     let mut depths: Vec<usize> = subjects.iter().map(Subject::depth).chain([1]).collect();
     depths.sort_unstable();

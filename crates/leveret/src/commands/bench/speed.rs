@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use leveret_kernels::{bandwidth, wait_until_settled};
+use leveret_kernels::{bandwidth, settle_for};
 use leveret_model::{Cache, LogitRows, Model, Pass, Source, Target, Team};
 use serde_json::json;
 
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let bytes_per_token = source.footprint(&options)?.bytes_per_token;
     let mut model = Model::load(&source, &options)?;
     // The first seconds after a load are slower, while weights still move to larger pages.
-    wait_until_settled(Duration::from_secs(10));
+    settle_for(Duration::from_secs(10));
     let repeats = if args.quick { 2 } else { 5 };
 
     let mut bench = Bench::new(&mut model);

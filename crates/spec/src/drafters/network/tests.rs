@@ -2,6 +2,7 @@
 //! never changes. The networks themselves are tested in `leveret-model`.
 
 use super::*;
+use crate::drafter::Worth;
 use crate::sampler::SamplingParams;
 use crate::session::{Options, Request, Session};
 use crate::testing::HashTarget;
@@ -168,16 +169,28 @@ fn a_twin_is_always_right_where_laws_are_compared() {
 }
 
 #[test]
-fn long_prompts_are_read_for_long_answers_only() {
+fn as_much_is_read_as_was_earned() {
     let mut drafter = NetworkDrafter::new(Twin::new(0.0), 1000).unwrap();
-    assert!(drafter.has_time_to_read(600), "a twin reads as it goes");
+    let text = vec![0; 2000];
+    let after = |drafter: &mut NetworkDrafter, tokens: usize, ahead: f64| {
+        let worth = Worth { ahead, ..Worth::default() };
+        drafter.affordable(&Context { worth, ..Context::new(&text[..tokens], 1) })
+    };
+    assert_eq!(after(&mut drafter, 600, 0.0), Some(0), "a twin reads as it goes");
     drafter.guesser = Box::new(Reader(0));
     drafter.read = None;
-    let first = (600..2000).find(|&tokens| drafter.has_time_to_read(tokens));
-    assert_eq!(first, Some(1200), "half of what is unread by then");
-    drafter.guesser = Box::new(Reader(1200));
-    drafter.read = Some(1200);
-    assert!(drafter.has_time_to_read(1201));
+    let first = (600..2000).find(|&tokens| after(&mut drafter, tokens, 0.0).is_some());
+    assert_eq!(first, Some(632), "a quarter of the window");
+    assert_eq!(after(&mut drafter, 632, -9.0), Some(632 - 128), "the end of the text");
+    assert_eq!(after(&mut drafter, 632, 50.0), Some(0), "all, from the time saved");
+    // It has read the end, and now what has come since.
+    drafter.guesser = Box::new(Reader(128));
+    (drafter.from, drafter.read) = (504, Some(632));
+    assert_eq!(after(&mut drafter, 650, 0.0), Some(504));
+    assert_eq!(after(&mut drafter, 672, 0.0), Some(504), "read for what was written without");
+    drafter.read = Some(900);
+    assert_eq!(after(&mut drafter, 901, 9.0), None);
+    assert_eq!(after(&mut drafter, 901, 11.0), Some(901 - 128), "less than what was missed");
 }
 
 #[test]
