@@ -1,6 +1,6 @@
 //! A weight matrix in the layout that the kernels stream: packed once, at load.
 
-use super::pack::{Layout, pack_row};
+use super::pack::{Layout, pack_panel};
 use super::unpack::unpack_row;
 use crate::element::ElementType;
 use crate::isa::Isa;
@@ -126,8 +126,15 @@ impl Matrix {
         let pack_panel = |panel: usize| {
             // SAFETY: panels do not overlap and each is visited once.
             let packed = unsafe { packed.part(panel * panel_bytes, panel_bytes) };
-            for (lane, row) in (panel * lanes..((panel + 1) * lanes).min(rows)).enumerate() {
-                pack_row(ty, &bytes[row * stored_row..][..stored_row], layout, lane, packed);
+            let first = panel * lanes;
+            match bytes.get(first * stored_row..(first + lanes) * stored_row) {
+                Some(stored) => pack_panel(ty, stored, cols, layout, packed),
+                // Lanes without a row repeat the last: nobody reads their sums.
+                None => {
+                    let row = |lane: usize| &bytes[(first + lane).min(rows - 1) * stored_row..][..stored_row];
+                    let stored: Vec<&[u8]> = (0..lanes).map(row).collect();
+                    pack_panel(ty, &stored.concat(), cols, layout, packed);
+                }
             }
         };
         // A few panels a block: enough work to be worth a claim.

@@ -197,6 +197,61 @@ impl Simd for Avx2 {
         unsafe { _mm256_or_si256(a, _mm256_and_si256(shift::<RIGHT>(b), _mm256_set1_epi8(mask as i8))) }
     }
     #[inline(always)]
+    unsafe fn b_store(p: *mut u8, b: Self::B) {
+        // SAFETY: the caller guarantees the room behind the pointer and the instruction set.
+        unsafe { _mm256_storeu_si256(p.cast(), b) }
+    }
+    #[inline(always)]
+    unsafe fn b_flip(b: Self::B, mask: u8) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_xor_si256(b, _mm256_set1_epi8(mask as i8)) }
+    }
+    #[inline(always)]
+    unsafe fn b_swap<const UP: u32>(b: Self::B, mask: u32) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe {
+            let count = _mm_cvtsi32_si128(UP as i32);
+            let differ = _mm256_xor_si256(_mm256_srl_epi32(b, count), b);
+            let differ = _mm256_and_si256(differ, _mm256_set1_epi32(mask as i32));
+            _mm256_xor_si256(_mm256_xor_si256(b, differ), _mm256_sll_epi32(differ, count))
+        }
+    }
+    #[inline(always)]
+    unsafe fn b_words(p: *const u8, row: usize) -> [Self::B; 4] {
+        // SAFETY: the caller guarantees 16 bytes of 8 rows and the instruction set.
+        unsafe {
+            // Each half has every fourth row, so that exchanging words inside of halves is all there is to do.
+            let (a, b) = (every_fourth(p, row), every_fourth(p.add(row), row));
+            let (c, d) = (every_fourth(p.add(2 * row), row), every_fourth(p.add(3 * row), row));
+            let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+            let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+            [
+                _mm256_unpacklo_epi64(ab, cd),
+                _mm256_unpackhi_epi64(ab, cd),
+                _mm256_unpacklo_epi64(ab_high, cd_high),
+                _mm256_unpackhi_epi64(ab_high, cd_high),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn b_by_halves(b: Self::B) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe {
+            let order = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+            let halves = _mm256_shuffle_epi8(b, _mm256_broadcastsi128_si256(order));
+            _mm256_permute4x64_epi64::<0b11_01_10_00>(halves)
+        }
+    }
+    #[inline(always)]
+    unsafe fn b_by_bytes(b: Self::B) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe {
+            let order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let bytes = _mm256_shuffle_epi8(b, _mm256_broadcastsi128_si256(order));
+            _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+        }
+    }
+    #[inline(always)]
     unsafe fn b_lookup(table: &[u8; 16], b: Self::B) -> Self::B {
         // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
         unsafe { _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), b) }
@@ -391,25 +446,22 @@ unsafe fn product<const BITS: u32>(w: __m256i, x: *const i8) -> __m256i {
     }
 }
 
+/// 16 bytes at `p` of every fourth of 8 rows.
+#[inline(always)]
+unsafe fn every_fourth(p: *const u8, row: usize) -> __m256i {
+    // SAFETY: the caller guarantees the bytes and the instruction set.
+    unsafe {
+        let first = _mm256_castsi128_si256(_mm_loadu_si128(p.cast()));
+        _mm256_inserti128_si256::<1>(first, _mm_loadu_si128(p.add(4 * row).cast()))
+    }
+}
+
 /// Shifts 16-bit lanes right, or left where `RIGHT` is negative.
 #[inline(always)]
 unsafe fn shift<const RIGHT: i32>(b: __m256i) -> __m256i {
     // SAFETY: the caller guarantees the instruction set.
     unsafe {
-        match RIGHT {
-            -6 => _mm256_slli_epi16::<6>(b),
-            -4 => _mm256_slli_epi16::<4>(b),
-            -3 => _mm256_slli_epi16::<3>(b),
-            -2 => _mm256_slli_epi16::<2>(b),
-            -1 => _mm256_slli_epi16::<1>(b),
-            1 => _mm256_srli_epi16::<1>(b),
-            2 => _mm256_srli_epi16::<2>(b),
-            3 => _mm256_srli_epi16::<3>(b),
-            4 => _mm256_srli_epi16::<4>(b),
-            5 => _mm256_srli_epi16::<5>(b),
-            6 => _mm256_srli_epi16::<6>(b),
-            7 => _mm256_srli_epi16::<7>(b),
-            _ => b,
-        }
+        let count = _mm_cvtsi32_si128(RIGHT.abs());
+        if RIGHT < 0 { _mm256_sll_epi16(b, count) } else { _mm256_srl_epi16(b, count) }
     }
 }

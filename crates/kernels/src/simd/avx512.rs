@@ -182,6 +182,65 @@ impl Simd for Avx512 {
         unsafe { _mm512_ternarylogic_epi32::<0xf8>(a, shift::<RIGHT>(b), _mm512_set1_epi8(mask as i8)) }
     }
     #[inline(always)]
+    unsafe fn b_store(p: *mut u8, b: Self::B) {
+        // SAFETY: the caller guarantees the room behind the pointer and the instruction set.
+        unsafe { _mm512_storeu_si512(p.cast(), b) }
+    }
+    #[inline(always)]
+    unsafe fn b_flip(b: Self::B, mask: u8) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_xor_si512(b, _mm512_set1_epi8(mask as i8)) }
+    }
+    #[inline(always)]
+    unsafe fn b_swap<const UP: u32>(b: Self::B, mask: u32) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe {
+            let differ = _mm512_xor_si512(_mm512_srli_epi32::<UP>(b), b);
+            let differ = _mm512_and_si512(differ, _mm512_set1_epi32(mask as i32));
+            _mm512_xor_si512(_mm512_xor_si512(b, differ), _mm512_slli_epi32::<UP>(differ))
+        }
+    }
+    #[inline(always)]
+    unsafe fn b_words(p: *const u8, row: usize) -> [Self::B; 4] {
+        // SAFETY: the caller guarantees 16 bytes of 16 rows and the instruction set.
+        unsafe {
+            // Each quarter has every fourth row, so that exchanging words inside of quarters is all there is to do.
+            let (a, b) = (every_fourth(p, row), every_fourth(p.add(row), row));
+            let (c, d) = (every_fourth(p.add(2 * row), row), every_fourth(p.add(3 * row), row));
+            let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+            let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+            [
+                _mm512_unpacklo_epi64(ab, cd),
+                _mm512_unpackhi_epi64(ab, cd),
+                _mm512_unpacklo_epi64(ab_high, cd_high),
+                _mm512_unpackhi_epi64(ab_high, cd_high),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn b_by_halves(b: Self::B) -> Self::B {
+        const ORDER: [u16; 32] = {
+            let mut order = [0; 32];
+            let mut i = 0;
+            while i < 32 {
+                order[i] = (i % 16 * 2 + i / 16) as u16;
+                i += 1;
+            }
+            order
+        };
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_permutexvar_epi16(_mm512_loadu_si512(ORDER.as_ptr().cast()), b) }
+    }
+    #[inline(always)]
+    unsafe fn b_by_bytes(b: Self::B) -> Self::B {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe {
+            let order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let words = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm512_permutexvar_epi32(words, _mm512_shuffle_epi8(b, _mm512_broadcast_i32x4(order)))
+        }
+    }
+    #[inline(always)]
     unsafe fn b_lookup(table: &[u8; 16], b: Self::B) -> Self::B {
         // SAFETY: the caller guarantees the elements behind the pointer and the instruction set.
         unsafe { _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), b) }
@@ -288,26 +347,25 @@ fn first_lanes(n: usize) -> __mmask16 {
     if n >= 16 { u16::MAX } else { (1 << n) - 1 }
 }
 
+/// 16 bytes at `p` of every fourth of 16 rows.
+#[inline(always)]
+unsafe fn every_fourth(p: *const u8, row: usize) -> __m512i {
+    // SAFETY: the caller guarantees the bytes and the instruction set.
+    unsafe {
+        let v = _mm512_castsi128_si512(_mm_loadu_si128(p.cast()));
+        let v = _mm512_inserti32x4::<1>(v, _mm_loadu_si128(p.add(4 * row).cast()));
+        let v = _mm512_inserti32x4::<2>(v, _mm_loadu_si128(p.add(8 * row).cast()));
+        _mm512_inserti32x4::<3>(v, _mm_loadu_si128(p.add(12 * row).cast()))
+    }
+}
+
 /// Shifts 16-bit lanes right, or left where `RIGHT` is negative.
 #[inline(always)]
 unsafe fn shift<const RIGHT: i32>(b: __m512i) -> __m512i {
     // SAFETY: the caller guarantees the instruction set.
     unsafe {
-        match RIGHT {
-            -6 => _mm512_slli_epi16::<6>(b),
-            -4 => _mm512_slli_epi16::<4>(b),
-            -3 => _mm512_slli_epi16::<3>(b),
-            -2 => _mm512_slli_epi16::<2>(b),
-            -1 => _mm512_slli_epi16::<1>(b),
-            1 => _mm512_srli_epi16::<1>(b),
-            2 => _mm512_srli_epi16::<2>(b),
-            3 => _mm512_srli_epi16::<3>(b),
-            4 => _mm512_srli_epi16::<4>(b),
-            5 => _mm512_srli_epi16::<5>(b),
-            6 => _mm512_srli_epi16::<6>(b),
-            7 => _mm512_srli_epi16::<7>(b),
-            _ => b,
-        }
+        let count = _mm_cvtsi32_si128(RIGHT.abs());
+        if RIGHT < 0 { _mm512_sll_epi16(b, count) } else { _mm512_srl_epi16(b, count) }
     }
 }
 

@@ -100,6 +100,18 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn b_merge<const RIGHT: i32>(a: Self::B, b: Self::B, mask: u8) -> Self::B;
     /// `a | b`'s bits under `mask` after the shift.
     unsafe fn b_or_bits<const RIGHT: i32>(a: Self::B, b: Self::B, mask: u8) -> Self::B;
+    /// `4 * LANES` bytes to `p`.
+    unsafe fn b_store(p: *mut u8, b: Self::B);
+    /// `b` with the bits under `mask` of every byte the other way round.
+    unsafe fn b_flip(b: Self::B, mask: u8) -> Self::B;
+    /// Exchanges in every lane the bits under `mask` with those `UP` above them.
+    unsafe fn b_swap<const UP: u32>(b: Self::B, mask: u32) -> Self::B;
+    /// The four words at `p` of as many rows as there are lanes, `row` bytes apart: word `i` of each in vector `i`.
+    unsafe fn b_words(p: *const u8, row: usize) -> [Self::B; 4];
+    /// The low halves of all lanes side by side, then the high ones.
+    unsafe fn b_by_halves(b: Self::B) -> Self::B;
+    /// The lowest bytes of all lanes side by side, then the second ones, the third, the fourth.
+    unsafe fn b_by_bytes(b: Self::B) -> Self::B;
     /// `table[b]` for bytes below 16.
     unsafe fn b_lookup(table: &[u8; 16], b: Self::B) -> Self::B;
 

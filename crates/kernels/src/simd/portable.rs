@@ -174,6 +174,41 @@ impl Simd for Portable {
         std::array::from_fn(|i| a[i] | (shift::<RIGHT>(b[i]) & mask))
     }
     #[inline(always)]
+    unsafe fn b_store(p: *mut u8, b: Self::B) {
+        // SAFETY: 4N writable bytes by contract.
+        unsafe { p.cast::<Self::B>().write_unaligned(b) }
+    }
+    #[inline(always)]
+    unsafe fn b_flip(b: Self::B, mask: u8) -> Self::B {
+        b.map(|x| x ^ mask)
+    }
+    #[inline(always)]
+    unsafe fn b_swap<const UP: u32>(b: Self::B, mask: u32) -> Self::B {
+        let swap = |x: u32| {
+            let differ = (x >> UP ^ x) & mask;
+            x ^ differ ^ differ << UP
+        };
+        std::array::from_fn(|i| {
+            let lane = &b[i / 4 * 4..][..4];
+            swap(u32::from_le_bytes([lane[0], lane[1], lane[2], lane[3]])).to_le_bytes()[i % 4]
+        })
+    }
+    #[inline(always)]
+    unsafe fn b_words(p: *const u8, row: usize) -> [Self::B; 4] {
+        std::array::from_fn(|word| {
+            // SAFETY: four words of every row by contract.
+            std::array::from_fn(|i| unsafe { p.add(i / 4 * row + 4 * word + i % 4).read() })
+        })
+    }
+    #[inline(always)]
+    unsafe fn b_by_halves(b: Self::B) -> Self::B {
+        std::array::from_fn(|i| b[i % (2 * N) / 2 * 4 + i / (2 * N) * 2 + i % 2])
+    }
+    #[inline(always)]
+    unsafe fn b_by_bytes(b: Self::B) -> Self::B {
+        std::array::from_fn(|i| b[i % N * 4 + i / N])
+    }
+    #[inline(always)]
     unsafe fn b_lookup(table: &[u8; 16], b: Self::B) -> Self::B {
         b.map(|x| table[usize::from(x & 15)])
     }
