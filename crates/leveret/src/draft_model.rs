@@ -124,12 +124,13 @@ impl DraftModel {
     }
 
     /// Drafters made for the target that lie beside it: in its folder, or next to it under its name
-    /// and a dash. One that does not fit is passed over with a word.
+    /// and a dash. One that does not fit is passed over with a word; so is, without one, another whole
+    /// model with layers that guess, if the target has its own.
     pub(crate) fn beside(target: &Loaded, heads: &HeadArgs) -> Vec<Self> {
         let mut found = Vec::new();
         for path in neighbours(&target.path) {
             let Ok(source) = Source::open(&path) else { continue };
-            if drafters::recognise(&source).is_none() {
+            if drafters::recognise(&source).is_none() || target.guesses && source.config().is_ok() {
                 continue;
             }
             match Self::head(&source, target, heads) {
@@ -160,8 +161,11 @@ impl DraftModel {
 
 /// Files and folders in which a drafter for the model at `path` would lie, in the order of their names.
 fn neighbours(path: &Path) -> Vec<PathBuf> {
+    let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned() + "-";
+    // What follows a dot belongs to the name of a folder.
+    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    let name = name.unwrap_or_default().to_string_lossy().into_owned() + "-";
     let named = |other: &PathBuf| {
         other != path && other.file_name().is_some_and(|other| other.to_string_lossy().starts_with(&name))
     };
@@ -199,7 +203,7 @@ mod tests {
     #[test]
     fn drafters_are_looked_for_where_they_lie() {
         let home = tempfile::tempdir().unwrap();
-        for folder in ["qwen/mtp", "qwen-eagle3", "qwen2-eagle3", "other"] {
+        for folder in ["qwen/mtp", "qwen-eagle3", "qwen2-eagle3", "qwen.5-2B", "qwen.5-2B-mtp", "other"] {
             fs::create_dir_all(home.path().join(folder)).unwrap();
         }
         for file in ["qwen.gguf", "qwen-dflash.gguf", "qwen/config.json"] {
@@ -211,6 +215,7 @@ mod tests {
         };
         assert_eq!(names("qwen"), ["qwen/mtp", "qwen-dflash.gguf", "qwen-eagle3"]);
         assert_eq!(names("qwen.gguf"), ["qwen-dflash.gguf", "qwen-eagle3"]);
+        assert_eq!(names("qwen.5-2B"), ["qwen.5-2B-mtp"]);
         assert_eq!(names("other"), [""; 0]);
     }
 }

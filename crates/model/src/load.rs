@@ -123,7 +123,9 @@ impl Source {
         let path = path.as_ref();
         let folder = match path.file_name().and_then(|name| name.to_str()) {
             _ if path.is_dir() => Some(path),
-            Some("config.json" | "params.json") => path.parent(),
+            Some("config.json" | "params.json") => {
+                path.parent().map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir })
+            }
             _ => None,
         };
         let files = match folder {
@@ -133,10 +135,10 @@ impl Source {
             }
             None => Files::Gguf(Gguf::open(path)?),
         };
-        Ok(Self { path: path.into(), files, asked: Mutex::default() })
+        Ok(Self { path: folder.unwrap_or(path).into(), files, asked: Mutex::default() })
     }
 
-    /// The path that was opened.
+    /// The file or folder that was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -193,7 +195,8 @@ impl Source {
     fn holds_trunk(&self, config: &Config) -> bool {
         let names = &config.names;
         let first = names.prefixes.iter().map(|prefix| format!("{prefix}{}0.", names.layer));
-        let first: Vec<String> = first.collect();
+        // A layer that guesses ahead may stand alone as the first.
+        let first: Vec<String> = first.filter(|first| !self.has(&format!("{first}eh_proj.weight"))).collect();
         self.names().iter().any(|name| first.iter().any(|first| name.starts_with(first)))
     }
 
@@ -206,7 +209,10 @@ impl Source {
         match (&folder.config, &folder.params) {
             (Some(config), _) => arch::from_hf(&folder.path().join("config.json"), config),
             (None, Some(params)) => arch::mistral::from_params(&folder.path().join("params.json"), params),
-            (None, None) => Err(Error::format(folder.path(), "holds neither config.json nor params.json")),
+            (None, None) => Err(Error::format(
+                &self.path,
+                "is described by neither config.json nor params.json in its folder; for a drafter name its target",
+            )),
         }
     }
 

@@ -4,7 +4,7 @@ mod common;
 
 use common::checkpoint::{half_bytes, poison};
 use common::heads::{Files, Tensors, first_scores, load, load_with, target, target_at};
-use leveret_model::drafters::DraftOptions;
+use leveret_model::drafters::{self, DraftOptions};
 use leveret_model::formats::Gguf;
 use leveret_model::formats::gguf::{MetaValue, Writer};
 use leveret_model::{ElementType, LoadOptions, Model, Source, Tap};
@@ -220,10 +220,78 @@ fn an_mtp_layer_without_its_trunk() {
     cut.fill(&alone);
     cut.configure(&wide);
     assert!(load(cut.path(), &model).is_err());
-    // Without the description nothing is known of the layer.
+    // Without a description it is what the target says, and without a target nothing is known of it.
     std::fs::remove_file(cut.path().join("config.json")).unwrap();
-    let error = Source::open(cut.path().join("mtp.safetensors")).unwrap_err().to_string();
-    assert!(error.contains("config.json"), "{error}");
+    let file = cut.path().join("mtp.safetensors");
+    assert!(first_scores(&load(&file, &model).unwrap(), &mut model) == expected);
+    let source = Source::open(file).unwrap();
+    let error = drafters::describe(&source, None, &DraftOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("config.json") && error.contains("target"), "{error}");
+}
+
+/// Files of the layer that no index names, beside the trunk's, are taken as if the model held them.
+#[test]
+fn an_mtp_layer_beside_its_trunk() {
+    let mut model = target("qwen35");
+    let (files, config, tensors) = Files::copy(&common::golden("qwen35/target"));
+    let expected = first_scores(&load(files.path(), &model).unwrap(), &mut model);
+    let (layer, trunk): (Tensors, Tensors) =
+        tensors.clone().into_iter().partition(|(name, _)| name.starts_with("mtp."));
+    files.fill(&trunk);
+    assert!(drafters::recognise(&Source::open(files.path()).unwrap()).is_none());
+    let put = |name: &str, tensors: &Tensors| {
+        let from = Files::new("config.json", "mtp.safetensors", &config, tensors);
+        std::fs::copy(from.path().join("mtp.safetensors"), files.path().join(name)).unwrap();
+    };
+    for name in ["mtp.safetensors", "model-MTP.safetensors", "nextn_layer_parameters.safetensors"] {
+        put(name, &layer);
+        let network = load(files.path(), &model).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(first_scores(&network, &mut model) == expected, "{name}");
+        target_at(files.path());
+        let written = common::as_gguf(files.path(), "qwen35/target", ElementType::BF16);
+        assert!(first_scores(&load(&written, &model).unwrap(), &mut model) == expected, "{name} as GGUF");
+        std::fs::remove_file(files.path().join(name)).unwrap();
+        std::fs::remove_file(written).unwrap();
+    }
+    // A file with tensors that the model has is another's, or a copy.
+    put("mtp.safetensors", &tensors);
+    assert!(drafters::recognise(&Source::open(files.path()).unwrap()).is_none());
+}
+
+/// A layer in a file of its own bears the number behind its trunk, or was numbered anew.
+#[test]
+fn a_deepseek_layer_without_its_trunk() {
+    let mut model = target("qwen35");
+    let layers = model.config().layers.len();
+    let (files, mut config, tensors) = Files::copy(&common::golden("qwen35/target"));
+    let expected = first_scores(&load(files.path(), &model).unwrap(), &mut model);
+    let (_, renames) = MTP_LAYOUTS[0];
+    let numbered = |number: usize| -> Tensors {
+        let layer = tensors.iter().filter(|(name, _)| name.starts_with("mtp."));
+        let renamed = layer.map(|(name, tensor)| {
+            let found = renames.iter().find_map(|(from, to)| Some((to, name.strip_prefix(from)?)));
+            let (to, rest) = found.unwrap();
+            (format!("{}{rest}", to.replace(".8.", &format!(".{number}."))), tensor.clone())
+        });
+        renamed.collect()
+    };
+    for number in [layers, 0] {
+        files.fill(&numbered(number));
+        let network = load(files.path(), &model).unwrap_or_else(|error| panic!("{number}: {error}"));
+        assert_eq!(network.description().dialect, "deepseek");
+        assert!(first_scores(&network, &mut model) == expected, "{number}");
+        let error = Source::open(files.path()).unwrap().config().map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("no model that runs by itself"), "{number}: {error}");
+    }
+    // Described alone.
+    config["text_config"]["num_hidden_layers"] = json!(1);
+    config["text_config"]["layer_types"] = json!(null);
+    files.configure(&config);
+    assert!(first_scores(&load(files.path(), &model).unwrap(), &mut model) == expected);
+    // Of a deeper model.
+    files.fill(&numbered(61));
+    let error = load(files.path(), &model).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("61 layers"), "{error}");
 }
 
 #[test]

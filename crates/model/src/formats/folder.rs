@@ -33,43 +33,51 @@ impl Folder {
     ///
     /// Weights are `model.safetensors` or the shards that `model.safetensors.index.json` names;
     /// without these, or without `config.json`, the same under the name `consolidated`; then
-    /// `pytorch_model.bin`, in one file or in shards; at last `mtp.safetensors`.
+    /// `pytorch_model.bin`, in one file or in shards. Layers that guess ahead may stand in files of
+    /// their own beside them, or alone: those with `mtp` or `nextn` in their names.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        Self::with_weights(dir.as_ref(), |dir, has_config| {
-            let mut layouts = [MODEL, CONSOLIDATED, PICKLED, AHEAD];
-            if !has_config {
-                layouts.swap(0, 1);
+        let dir = dir.as_ref();
+        let config = read_object(&dir.join("config.json"))?;
+        let params = read_object(&dir.join("params.json"))?;
+        let mut layouts = [MODEL, CONSOLIDATED, PICKLED];
+        match (&config, &params) {
+            (Some(_), _) => {}
+            (None, Some(_)) => layouts.swap(0, 1),
+            (None, None) => {
+                let what = "holds no config.json (nor params.json); expected a model folder";
+                return Err(Error::format(dir, what));
             }
-            for layout in &layouts {
-                if let Some(files) = weights(dir, layout)? {
-                    return Ok(files);
-                }
+        }
+        let mut files = Vec::new();
+        for layout in &layouts {
+            if let Some(found) = weights(dir, layout)? {
+                files = found;
+                break;
             }
-            Err(no_weights(dir))
-        })
+        }
+        add_ahead(dir, &mut files)?;
+        if files.is_empty() {
+            return Err(no_weights(dir));
+        }
+        Self::with_weights(dir, config, params, files)
     }
 
     /// Opens one safetensors file of a folder and leaves the folder's other weights aside, as for a part of a model
-    /// that stands in a file of its own.
+    /// that stands in a file of its own. Nothing need describe it: a drafter may be what its target says.
     pub fn open_file(file: impl AsRef<Path>) -> Result<Self> {
         let file = file.as_ref();
         let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let weights = Safetensors::open(file)?;
-        Self::with_weights(dir, |_, _| Ok(vec![weights]))
+        let described = |name| read_object(&dir.join(name));
+        Self::with_weights(dir, described("config.json")?, described("params.json")?, vec![weights])
     }
 
-    /// Opens the folder `dir` with the weights that `weights` finds there; it is told whether there is a `config.json`.
     fn with_weights(
         dir: &Path,
-        weights: impl FnOnce(&Path, bool) -> Result<Vec<Safetensors>>,
+        config: Option<Value>,
+        params: Option<Value>,
+        files: Vec<Safetensors>,
     ) -> Result<Self> {
-        let config = read_object(&dir.join("config.json"))?;
-        let params = read_object(&dir.join("params.json"))?;
-        if config.is_none() && params.is_none() {
-            let what = "holds no config.json (nor params.json); expected a model folder";
-            return Err(Error::format(dir, what));
-        }
-        let files = weights(dir, config.is_some())?;
         let mut by_name = BTreeMap::new();
         for (index, file) in files.iter().enumerate() {
             for name in file.names() {
@@ -164,13 +172,6 @@ const PICKLED: Layout = Layout {
     open: |path| Safetensors::open_pickled(path),
 };
 
-/// A layer that guesses ahead, without the model.
-const AHEAD: Layout = Layout {
-    single: "mtp.safetensors",
-    index: "mtp.safetensors.index.json",
-    open: |path| Safetensors::open(path),
-};
-
 /// The weight files of a layout; `None` if there are none.
 fn weights(dir: &Path, layout: &Layout) -> Result<Option<Vec<Safetensors>>> {
     let index_path = dir.join(layout.index);
@@ -214,6 +215,34 @@ fn shards(dir: &Path, layout: &Layout, index_path: &Path, index: &Value) -> Resu
         }
     }
     Ok(files)
+}
+
+/// Adds the files of layers that guess ahead to the weights of a model. One with a tensor that the model has is left
+/// aside: it repeats what stands there, or belongs to a model of its own.
+fn add_ahead(dir: &Path, files: &mut Vec<Safetensors>) -> Result<()> {
+    let entries = std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
+    let mut paths: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| is_ahead(path)).collect();
+    paths.sort();
+    let model = files.len();
+    for path in paths {
+        if files[..model].iter().any(|file| file.path() == path) {
+            continue;
+        }
+        let ahead = Safetensors::open(&path)?;
+        let repeats = |name: &String| files[..model].iter().any(|file| file.raw(name).is_some());
+        if !ahead.names().iter().any(repeats) {
+            files.push(ahead);
+        }
+    }
+    Ok(())
+}
+
+fn is_ahead(path: &Path) -> bool {
+    let named = |name: &str| name.contains("mtp") || name.contains("nextn");
+    path.extension().is_some_and(|ending| ending == "safetensors")
+        && path.file_stem().is_some_and(|stem| named(&stem.to_string_lossy().to_lowercase()))
+        && path.is_file()
 }
 
 fn no_weights(dir: &Path) -> Error {

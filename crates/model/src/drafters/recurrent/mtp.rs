@@ -12,6 +12,7 @@ use crate::drafters::kinds::{DraftOptions, Kind, Runner};
 use crate::drafters::vocabulary::MapRule;
 use crate::load::{Files, Source};
 use crate::{Error, Result};
+use std::collections::BTreeSet;
 
 pub(in crate::drafters) const MTP: Kind =
     Kind { family: "mtp", matches: |source| find(source).is_some(), runner: Runner::Recurrent(design) };
@@ -19,7 +20,7 @@ pub(in crate::drafters) const MTP: Kind =
 /// How a publisher calls the tensors of the module, all behind one prefix.
 struct Layout {
     dialect: &'static str,
-    /// Possible prefixes; `#` stands for the number of layers of the trunk.
+    /// Possible prefixes; `#` stands for the number of the layer, which counts those of the trunk.
     prefixes: &'static [&'static str],
     /// What stands before the layer's own tensors, behind the prefix.
     layer: &'static str,
@@ -82,40 +83,58 @@ const SPECULATORS: Layout = Layout {
     hidden_first: false,
 };
 
-/// The layout whose projection is there, and its prefix.
-fn find(source: &Source) -> Option<(&'static Layout, String)> {
-    let trunk = trunk_layers(source);
-    const { &LAYOUTS }.iter().find_map(|layout| {
-        let prefixes = layout.prefixes.iter();
-        let prefixes = prefixes.filter_map(|prefix| match (prefix.split_once('#'), trunk) {
-            (None, _) => Some((*prefix).to_owned()),
-            (Some((before, after)), Some(trunk)) => Some(format!("{before}{trunk}{after}")),
-            (Some(_), None) => None,
-        });
-        let mut found = prefixes.filter(|prefix| source.has(&format!("{prefix}{}.weight", layout.fc)));
-        found.next().map(|prefix| (layout, prefix))
-    })
+/// A module that is there.
+struct Found {
+    layout: &'static Layout,
+    prefix: String,
+    /// The number in its prefix.
+    number: Option<usize>,
 }
 
-/// The number of the first layer behind the trunk.
-fn trunk_layers(source: &Source) -> Option<usize> {
+/// The first layout whose projection is there.
+fn find(source: &Source) -> Option<Found> {
+    let numbers = numbers(source);
+    let there = |layout: &'static Layout, prefix: String, number| {
+        let there = source.has(&format!("{prefix}{}.weight", layout.fc));
+        there.then_some(Found { layout, prefix, number })
+    };
+    let of_prefix = |layout: &'static Layout, prefix: &str| match prefix.split_once('#') {
+        None => there(layout, prefix.to_owned(), None),
+        Some((before, after)) => {
+            numbers.iter().find_map(|n| there(layout, format!("{before}{n}{after}"), Some(*n)))
+        }
+    };
+    const { &LAYOUTS }
+        .iter()
+        .find_map(|layout| layout.prefixes.iter().find_map(|prefix| of_prefix(layout, prefix)))
+}
+
+/// Numbers that the module's layer may have: of a GGUF file the one behind the trunk, of a folder those of all its
+/// layers, as one that was taken out may be numbered anew.
+fn numbers(source: &Source) -> Vec<usize> {
     match source.files() {
         Files::Gguf(gguf) => {
-            let keys = GgufConfig::new(gguf).ok()?;
-            let trunk = keys.trunk_blocks().ok()?;
-            (trunk < keys.get("block_count").ok()??).then_some(trunk)
+            let keys = GgufConfig::new(gguf).ok();
+            let behind = |keys: GgufConfig<'_>| {
+                let trunk = keys.trunk_blocks().ok()?;
+                (trunk < keys.get("block_count").ok()??).then_some(trunk)
+            };
+            keys.and_then(behind).into_iter().collect()
         }
         Files::Folder(folder) => {
-            let config = folder.config.as_ref()?;
-            let text = config.get("text_config").unwrap_or(config);
-            usize::try_from(text.get("num_hidden_layers")?.as_u64()?).ok()
+            let number = |name: &str| -> Option<usize> {
+                let (_, rest) = name.split_once("layers.")?;
+                rest.split_once('.')?.0.parse().ok()
+            };
+            let there: BTreeSet<usize> = folder.names().filter_map(number).collect();
+            there.into_iter().collect()
         }
     }
 }
 
 fn design(source: &Source, target: Option<&Config>, options: &DraftOptions) -> Result<Design> {
     let path = source.path();
-    let Some((layout, prefix)) = find(source) else {
+    let Some(Found { layout, prefix, number }) = find(source) else {
         return Err(Error::format(path, "holds no MTP layer"));
     };
     // The files describe a whole target, by which theirs are named and normed.
@@ -125,11 +144,15 @@ fn design(source: &Source, target: Option<&Config>, options: &DraftOptions) -> R
         (Err(error), None) => return Err(error),
     };
     if let Some(target) = target {
-        let claims =
-            Claims { hidden: Some(own.hidden), vocab: Some(own.vocab), layers: Some(own.layers.len()) };
+        // A layer that was taken out and numbered anew says nothing of its trunk, nor does a description of it alone.
+        let layers = number.map_or(Some(own.layers.len()), |number| Some(number).filter(|&n| n > 0));
+        let claims = Claims { hidden: Some(own.hidden), vocab: Some(own.vocab), layers };
         claims.check(path, target, options)?;
     }
-    let Some(mut layer) = own.layers.iter().rev().find(|layer| layer.delta.is_none()).cloned() else {
+    // A description of the layer alone may count too few to have one that attends.
+    let mut layers =
+        own.layers.iter().rev().chain(target.iter().flat_map(|target| target.layers.iter().rev()));
+    let Some(mut layer) = layers.find(|layer| layer.delta.is_none()).cloned() else {
         return Err(Error::unsupported(
             path,
             "no layer of the target attends, so that its MTP layer is not known",
