@@ -1,13 +1,14 @@
 //! Chat templates: messages to the text that a model was trained to continue.
 //!
 //! A template is a program that comes with the model, written for Python's Jinja. It runs here
-//! with bounded work and memory, and what it sees of Python is in `python`. One way round the
+//! with bounded work and memory, and what it sees of Python is in `python` and `strings`. One way round the
 //! bound is left in the engine: joining (`~`), comparing or formatting a list that a template made
 //! to hold itself many times over.
 
 mod clock;
 mod python;
 pub(crate) mod source;
+mod strings;
 
 use std::path::Path;
 

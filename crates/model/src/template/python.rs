@@ -3,8 +3,10 @@
 use std::fmt::Write;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, ValueKind};
+use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
+
+use super::strings;
 
 /// An environment in which published templates behave as they do in transformers.
 pub(super) fn environment() -> Environment<'static> {
@@ -14,10 +16,22 @@ pub(super) fn environment() -> Environment<'static> {
     }
     environment.set_unknown_method_callback(method);
     environment.set_formatter(print);
+    environment.add_filter("center", strings::center);
+    for name in ["default", "d"] {
+        environment.add_filter(name, default);
+    }
+    for name in ["escape", "e"] {
+        environment.add_filter(name, strings::escape);
+    }
+    environment.add_filter("float", float);
+    environment.add_filter("indent", strings::indent);
+    environment.add_filter("int", int);
     environment.add_filter("string", to_text);
     environment.add_filter("tojson", to_json);
     environment.add_filter("truncate", truncate);
     environment.add_filter("wordcount", |text: &str| words(text));
+    environment.add_function("cycler", |items: Rest<Value>| minijinja_contrib::globals::cycler(items.0));
+    environment.add_function("joiner", minijinja_contrib::globals::joiner);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", |format: &str| super::clock::now(format));
     // In Python strings and mappings can be indexed and iterated too.
@@ -170,48 +184,83 @@ impl std::io::Write for Metered<'_, '_, '_> {
 
 /// Methods of strings, lists and dictionaries.
 fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
-    let text = value.as_str().zip(args.first().and_then(Value::as_str));
-    match (name, text) {
-        ("removeprefix", Some((text, affix))) => Ok(text.strip_prefix(affix).unwrap_or(text).into()),
-        ("removesuffix", Some((text, affix))) => Ok(text.strip_suffix(affix).unwrap_or(text).into()),
-        ("rsplit", Some((text, separator))) if !separator.is_empty() => {
-            let most = match args.get(1) {
-                Some(count) => {
-                    usize::try_from(count.clone()).map_or(usize::MAX, |count| count.saturating_add(1))
-                }
-                None => usize::MAX,
-            };
-            let mut parts: Vec<_> = text.rsplitn(most, separator).map(String::from).collect();
-            parts.reverse();
-            Ok(parts.into())
+    if let Some(text) = value.as_str()
+        && let Some(result) = strings::method(state, text, name, args)?
+    {
+        return Ok(result);
+    }
+    match (value.kind(), name) {
+        // Nothing changes a list or a dictionary.
+        (ValueKind::Seq | ValueKind::Map, "copy") => {
+            from_args::<()>(args)?;
+            Ok(value.clone())
         }
-        ("index", Some((text, part))) => match text.find(part) {
-            Some(place) => Ok(text[..place].chars().count().into()),
-            None => Err(Error::new(ErrorKind::InvalidOperation, "substring not found")),
-        },
-        ("partition", Some((text, separator))) => {
-            let (before, after) = text.split_once(separator).unwrap_or((text, ""));
-            let found = before.len() < text.len();
-            Ok(vec![before, if found { separator } else { "" }, after]
-                .into_iter()
-                .map(String::from)
-                .collect())
-        }
-        ("rpartition", Some((text, separator))) => {
-            let (before, after) = text.rsplit_once(separator).unwrap_or(("", text));
-            let found = after.len() < text.len();
-            Ok(vec![before, if found { separator } else { "" }, after]
-                .into_iter()
-                .map(String::from)
-                .collect())
+        (ValueKind::Seq, "index") => {
+            let (wanted,) = from_args::<(&Value,)>(args)?;
+            let place = value.try_iter()?.position(|item| item == *wanted);
+            let missing = || Error::new(ErrorKind::InvalidOperation, "the item is not in the list");
+            place.map(Value::from).ok_or_else(missing)
         }
         _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
     }
 }
 
+/// The filter `default`.
+fn default(
+    value: &Value,
+    other: Option<Value>,
+    falsy: Option<bool>,
+    options: Kwargs,
+) -> Result<Value, Error> {
+    let other = other.or(options.get("default_value")?).unwrap_or_else(|| "".into());
+    let falsy = falsy.or(options.get("boolean")?).unwrap_or(false);
+    options.assert_all_used()?;
+    Ok(if value.is_undefined() || falsy && !value.is_true() { other } else { value.clone() })
+}
+
+/// The filter `int`: what is no number is 0, or what is given for it.
+fn int(
+    state: &State<'_, '_>,
+    value: &Value,
+    other: Option<Value>,
+    base: Option<u32>,
+    options: Kwargs,
+) -> Result<Value, Error> {
+    let other = other.or(options.get("default")?).unwrap_or_else(|| 0.into());
+    let base = base.or(options.get("base")?);
+    options.assert_all_used()?;
+    minijinja::filters::int(state, &trimmed(value), Some(other), base, no_options())
+}
+
+/// The filter `float`, as `int`.
+fn float(
+    state: &State<'_, '_>,
+    value: &Value,
+    other: Option<Value>,
+    options: Kwargs,
+) -> Result<Value, Error> {
+    let other = other.or(options.get("default")?).unwrap_or_else(|| 0.0.into());
+    options.assert_all_used()?;
+    minijinja::filters::float(state, &trimmed(value), Some(other), no_options())
+}
+
+fn trimmed(value: &Value) -> Value {
+    value.as_str().map_or_else(|| value.clone(), |text| text.trim().into())
+}
+
+fn no_options() -> Kwargs {
+    std::iter::empty::<(&str, Value)>().collect()
+}
+
 /// `json.dumps`, with `ensure_ascii=False` where nothing is said: nothing is escaped for HTML, keys keep their order.
-fn to_json(state: &State<'_, '_>, value: &Value, options: Kwargs) -> Result<String, Error> {
-    let indent = match options.get::<Option<Value>>("indent")? {
+fn to_json(
+    state: &State<'_, '_>,
+    value: &Value,
+    ascii: Option<Value>,
+    indent: Option<Value>,
+    options: Kwargs,
+) -> Result<String, Error> {
+    let indent = match indent.or(options.get::<Option<Value>>("indent")?) {
         Some(value) if value.is_none() => None,
         Some(value) => Some(match value.as_str() {
             Some(text) => text.to_owned(),
@@ -221,7 +270,7 @@ fn to_json(state: &State<'_, '_>, value: &Value, options: Kwargs) -> Result<Stri
     };
     let separators: Option<Vec<String>> = options.get("separators")?;
     let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
-    let ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
+    let ascii = ascii.or(options.get("ensure_ascii")?).is_some_and(|ascii| ascii.is_true());
     options.assert_all_used()?;
 
     let (item, key) = match separators.as_deref() {
