@@ -79,7 +79,7 @@ impl Controller {
             clock: Clock::default(),
             timed,
             estimator: Estimator::default(),
-            parking: Default::default(),
+            parking: [Parking::default(), Parking::of_slow()],
             slow: false,
             tokens: START,
             time: START,

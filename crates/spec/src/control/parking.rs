@@ -4,6 +4,8 @@
 
 /// Time that may be lost before guessing stops, in one-row passes.
 const START: f64 = 1.0;
+/// The same for drafts that take time themselves.
+const SLOW_START: f64 = 2.5;
 /// Most of earlier gains that counts as credit.
 const MOST: f64 = 4.0;
 /// Credit of a trial.
@@ -29,6 +31,11 @@ impl Default for Parking {
 }
 
 impl Parking {
+    /// A brake of drafts that take time: a single one may take as long as others may lose in all.
+    pub(crate) fn of_slow() -> Self {
+        Self { credit: SLOW_START, ..Self::default() }
+    }
+
     /// Whether nothing should be verified.
     pub(crate) fn is_parked(&self) -> bool {
         self.left.is_some()

@@ -7,6 +7,8 @@ use crate::drafter::Worth;
 const PROBE_SHARE: f64 = 0.005;
 /// Drafts over which times and gains are remembered.
 const MEMORY: f64 = 16.0;
+/// Drafts before which nothing is concluded from them.
+const ENOUGH: f64 = 3.5;
 
 /// A fading mean.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,6 +25,10 @@ impl Mean {
 
     pub(crate) fn get(&self) -> Option<f64> {
         (self.weight > 0.0).then(|| self.sum / self.weight)
+    }
+
+    fn is_of(&self, values: f64) -> bool {
+        self.weight >= values
     }
 }
 
@@ -41,6 +47,9 @@ impl Pace {
     pub(crate) fn pays(&mut self, worth: &Worth) -> bool {
         let (Some(seconds), Some(gain)) = (self.seconds.get(), self.gain.get()) else { return true };
         if worth.pass_seconds <= 0.0 {
+            return true;
+        }
+        if !self.gain.is_of(ENOUGH) && !worth.parked {
             return true;
         }
         // Rows are paid for one by one, later.
