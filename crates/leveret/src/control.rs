@@ -44,30 +44,63 @@ struct Kept {
     curve: CostCurve,
 }
 
-/// The time of a pass of `model` by its rows: from an earlier run, or measured now in less than two
-/// seconds and kept beside the fetched models.
-///
-/// # Errors
-/// A pass that fails. What cannot be read or written is measured again next time.
-pub(crate) fn cost_curve(model: &mut Model, source: &Source) -> Result<CostCurve> {
-    let setting = Setting {
-        model: fs::canonicalize(source.path()).unwrap_or_else(|_| source.path().to_owned()),
-        bytes: source.file_bytes(),
-        cpu: machine::cpu(),
-        threads: model.threads(),
-        kv: format!("{:?}", model.kv_type()),
-        version: env!("CARGO_PKG_VERSION").into(),
-    };
-    let path = pull::home().ok().and_then(|home| Some(home.join("costs").join(file_name(&setting)?)));
-    if let Some(curve) = path.as_deref().and_then(|path| read(path, &setting)) {
-        return Ok(curve);
+/// Where the curve of a model on this machine is kept, beside the fetched models.
+#[derive(Debug)]
+pub(crate) struct Costs {
+    setting: Setting,
+    /// `None` where no home folder is known.
+    path: Option<PathBuf>,
+}
+
+/// A pass that takes less of its time on the curve says that something disturbed the measurement.
+const DOUBTFUL: f64 = 0.8;
+
+impl Costs {
+    pub(crate) fn of(model: &Model, source: &Source) -> Self {
+        let setting = Setting {
+            model: fs::canonicalize(source.path()).unwrap_or_else(|_| source.path().to_owned()),
+            bytes: source.file_bytes(),
+            cpu: machine::cpu(),
+            threads: model.threads(),
+            kv: format!("{:?}", model.kv_type()),
+            version: env!("CARGO_PKG_VERSION").into(),
+        };
+        let path = pull::home().ok().and_then(|home| Some(home.join("costs").join(file_name(&setting)?)));
+        Self { setting, path }
     }
-    let curve = measure(model, BUDGET)?;
-    if let Some(path) = path {
-        // A folder that cannot be written to costs the time of measuring again, and no more.
-        let _ = write(&path, &Kept { setting, curve: curve.clone() });
+
+    /// The time of a pass of `model` by its rows: from an earlier run, or measured now.
+    ///
+    /// # Errors
+    /// A pass that fails. What cannot be read or written is measured again next time.
+    pub(crate) fn curve(&self, model: &mut Model) -> Result<CostCurve> {
+        match self.path.as_deref().and_then(|path| read(path, &self.setting)) {
+            Some(curve) => Ok(curve),
+            None => self.measure(model),
+        }
     }
-    Ok(curve)
+
+    /// The same, measured now in less than two seconds, and kept.
+    ///
+    /// # Errors
+    /// A pass that fails.
+    pub(crate) fn measure(&self, model: &mut Model) -> Result<CostCurve> {
+        let curve = measure(model, BUDGET)?;
+        if let Some(path) = &self.path {
+            // A folder that cannot be written to costs the time of measuring again, and no more.
+            let _ = write(path, &Kept { setting: self.setting.clone(), curve: curve.clone() });
+        }
+        Ok(curve)
+    }
+
+    /// Has the curve measured again next time if a pass of one row takes `seconds`, far less than it says: the machine
+    /// was busier then.
+    pub(crate) fn review(&self, curve: &CostCurve, seconds: Option<f64>) {
+        if seconds.is_some_and(|seconds| seconds < DOUBTFUL * curve.time(1, 0)) {
+            // What cannot be deleted stays.
+            let _ = self.path.as_deref().map(fs::remove_file);
+        }
+    }
 }
 
 fn file_name(setting: &Setting) -> Option<String> {
@@ -113,7 +146,15 @@ mod tests {
         let curve = CostCurve::new(&[(1, 0.01), (8, 0.013)]).unwrap();
         assert_eq!(read(&path, &setting), None);
         write(&path, &Kept { setting: setting.clone(), curve: curve.clone() }).unwrap();
-        assert_eq!(read(&path, &setting), Some(curve));
+        assert_eq!(read(&path, &setting), Some(curve.clone()));
+        // Passes that are much quicker than it says have it measured again, others do not.
+        let costs = Costs { setting: setting.clone(), path: Some(path.clone()) };
+        for seconds in [None, Some(0.009), Some(0.02)] {
+            costs.review(&curve, seconds);
+            assert!(path.exists(), "{seconds:?}");
+        }
+        costs.review(&curve, Some(0.006));
+        assert!(!path.exists());
         let other = Setting { threads: 1, ..setting.clone() };
         assert_ne!(file_name(&other), file_name(&setting));
         assert_eq!(read(&path, &other), None);

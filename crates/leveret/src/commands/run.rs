@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use leveret_model::{Model, Source, Target};
-use leveret_spec::{Belief, CostCurve, FinishReason, Options, Request, RoundStats, Session};
+use leveret_spec::{Belief, FinishReason, Options, Request, RoundStats, Session};
 use serde_json::{Value, json};
 
 use super::sampling::SamplingArgs;
 use crate::cli::Usage;
-use crate::control::{self, ControlArgs};
+use crate::control::{ControlArgs, Costs};
 use crate::drafter::{DrafterArgs, DrafterSpec};
 use crate::model::{self, CONTEXT, EngineArgs, Loaded};
 
@@ -108,16 +108,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         false => words.chat_prompt(&prompt, args.system.as_deref())?,
     };
     let drafter = drafters.build()?;
-    let cost = match drafter {
-        Some(_) => control::cost_curve(model, &source)?,
-        None => CostCurve::default(),
-    };
+    let costs = drafter.as_ref().map(|_| Costs::of(model, &source));
+    let cost = costs.as_ref().map(|costs| costs.curve(model)).transpose()?.unwrap_or_default();
     let options = Options {
         context: args.engine.context.unwrap_or(CONTEXT).min(model.max_context()),
         end_tokens: words.tokenizer.end_ids().to_vec(),
         accept: args.sampling.accept(),
         control: args.control.control,
-        cost,
+        cost: cost.clone(),
         believe,
         ..Options::default()
     };
@@ -141,6 +139,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         writeln!(std::io::stdout(), "{object}")?;
     }
     drafters.remember(session.output());
+    if let Some(costs) = costs {
+        costs.review(&cost, session.pass_seconds());
+    }
     eprintln!("{}", summary(&session));
     Ok(if stopped { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }

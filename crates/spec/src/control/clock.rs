@@ -48,6 +48,12 @@ impl Clock {
         self.fit().map_or(0.0, |(level, _)| level)
     }
 
+    /// Whether enough passes were seen for the level to say something.
+    pub(crate) fn knows(&self) -> bool {
+        const ENOUGH: f64 = 12.0;
+        self.sums[0] >= ENOUGH
+    }
+
     /// (level, slope) in seconds; `None` before there is anything to fit.
     fn fit(&self) -> Option<(f64, f64)> {
         let [n, x, y, _, xy] = self.sums;

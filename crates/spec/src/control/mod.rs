@@ -113,6 +113,11 @@ impl Controller {
         self.curve.time(1, context) / self.curve.time(1, 0)
     }
 
+    /// Seconds of a one-row pass at the start of a text, as of late; `None` before enough passes were timed.
+    pub(crate) fn level(&self) -> Option<f64> {
+        (self.timed && self.clock.knows()).then(|| self.clock.level())
+    }
+
     /// What time is worth to a drafter after `context` tokens.
     pub(crate) fn worth(&self, context: usize) -> Worth {
         // The mean over the first few rows: single steps of a measured curve are uneven.

@@ -56,6 +56,11 @@ impl<T: Target> Session<T> {
         self.cache
     }
 
+    /// Seconds of a one-row pass at the start of a text, as passes were timed of late; `None` before there were enough.
+    pub fn pass_seconds(&self) -> Option<f64> {
+        self.control.level()
+    }
+
     /// Counts and times so far.
     pub fn stats(&self) -> &Stats {
         &self.stats

@@ -17,7 +17,7 @@ use leveret_spec::Options;
 use super::run::watch_for_interrupt;
 use super::sampling::SamplingArgs;
 use crate::cli::Usage;
-use crate::control::{self, ControlArgs};
+use crate::control::{ControlArgs, Costs};
 use crate::drafter::DrafterArgs;
 use crate::model::{self, CONTEXT, EngineArgs};
 use colour::Colours;
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         end_tokens: loaded.words.tokenizer.end_ids().to_vec(),
         accept: args.sampling.accept(),
         control: args.control.control,
-        cost: control::cost_curve(&mut loaded.model, &source)?,
+        cost: Costs::of(&loaded.model, &source).curve(&mut loaded.model)?,
         ..Options::default()
     };
     if loaded.words.template.is_none() {

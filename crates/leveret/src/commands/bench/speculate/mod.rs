@@ -17,7 +17,7 @@ use leveret_spec::{Control, Options};
 
 use super::speed;
 use crate::commands::sampling::AcceptRule;
-use crate::control;
+use crate::control::Costs;
 use crate::drafter::DrafterSpec;
 use crate::machine;
 use crate::model::{self, CONTEXT, EngineArgs, positive};
@@ -147,7 +147,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let options = Options {
         context: args.engine.context.unwrap_or(CONTEXT).min(loaded.model.max_context()),
         end_tokens: loaded.words.tokenizer.end_ids().to_vec(),
-        cost: control::cost_curve(&mut loaded.model, &source)?,
+        // What is kept may be of a busier hour.
+        cost: Costs::of(&loaded.model, &source).measure(&mut loaded.model)?,
         ..Options::default()
     };
 
