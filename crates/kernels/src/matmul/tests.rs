@@ -144,6 +144,13 @@ proptest! {
         }
         let sums: Vec<f32> = all[m / 2 * rows..].iter().map(|x| 1.0 + x).collect();
         prop_assert_eq!(bits(&b), bits(&sums));
+        // The first features alone.
+        let few = 1 + seed as usize % rows;
+        let mut narrow = vec![0.0; m * few];
+        matmul(&three, &acts, &mut [Job { matrix: &matrix, rows: Rows::All, out: &mut narrow, add: false }]);
+        for t in 0..m {
+            prop_assert_eq!(bits(&narrow[t * few..][..few]), bits(&all[t * rows..][..few]), "{} of {}", few, rows);
+        }
     }
 }
 
