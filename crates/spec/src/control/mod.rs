@@ -27,8 +27,9 @@ pub use policy::Control;
 const MEMORY: f64 = 128.0;
 /// Rounds of plain decoding that a text is taken to have behind it at its start.
 const START: f64 = 8.0;
-/// One-row passes from which on a draft counts as one that takes time.
-const SLOW: f64 = 0.05;
+/// One-row passes from which on a draft counts as one that takes time: more than trees of earlier text take beside a
+/// small model, less than a step of a draft model.
+const SLOW: f64 = 0.2;
 
 /// Decides how much of each draft of one text is verified. Time is in passes of one row.
 #[derive(Debug)]
