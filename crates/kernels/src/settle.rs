@@ -1,7 +1,7 @@
 //! Moves weights that got small pages at load to huge ones afterwards, a little between passes.
 //!
-//! Not in the background: the system holds a lock of the whole process while it moves a page, and a thread that has to
-//! wait for a processor meanwhile, because all of them compute, keeps every other thread waiting that touches new memory.
+//! Not in the background: the system holds a lock of the whole process while it moves a page. A thread that has to wait
+//! for a processor meanwhile, because all of them compute, keeps every other one waiting that touches new memory.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -90,8 +90,8 @@ simd_fn! {
             let first = i % together * stored_len;
             // The head is there for all blocks of a pair, also where the second is not.
             let (scales, codes) = (layout.scales_at + first * layout.scales, layout.head + first * layout.codes);
-            // SAFETY: block `i` of every row lies in `stored`, and its parts of the unit in `panel`, by the lengths above;
-            // simd_fn runs this only where the set exists.
+            // SAFETY: block `i` of every row lies in `stored`, and its parts of the unit in `panel`, by the lengths
+            // above; simd_fn runs this only where the set exists.
             unsafe {
                 let from = stored.as_ptr().add(i * ty.block_bytes());
                 let head = panel.as_mut_ptr().add(unit);
@@ -108,8 +108,8 @@ fn pack_floats<S: Simd>(size: usize, stored: &[u8], panel: &mut [u8]) {
     let row = stored.len() / S::LANES;
     let whole = row / 16 * 16;
     for at in (0..whole).step_by(16) {
-        // SAFETY: bytes `at..at + 16` of every row lie in `stored`, and as many for all rows in `panel`, which is as long;
-        // the caller guarantees the instruction set.
+        // SAFETY: bytes `at..at + 16` of every row lie in `stored`, and as many for all rows in `panel`, which is as
+        // long; the caller guarantees the instruction set.
         unsafe {
             let to = panel.as_mut_ptr().add(at * S::LANES);
             for (i, words) in S::b_words(stored.as_ptr().add(at), row).into_iter().enumerate() {

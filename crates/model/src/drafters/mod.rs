@@ -186,7 +186,8 @@ pub trait Guesser: Debug + Send {
     }
 
     /// Opens a draft after `tokens`, the text; all but its last token have been observed. Scores of
-    /// node 0, the token after the text, can be read then.
+    /// node 0, the token after the text, can be read then. A network that reads the text itself, which
+    /// [`unread`](Self::unread) tells, may be given the end of it as if it were all.
     ///
     /// # Errors
     /// Rows are missing, or there is no room.

@@ -35,7 +35,7 @@ pub(super) fn method(
         "rfind" => find(text, args, true)?.map_or((-1).into(), Value::from),
         "index" => find(text, args, false)?.ok_or_else(|| fault("substring not found"))?.into(),
         "rindex" => find(text, args, true)?.ok_or_else(|| fault("substring not found"))?.into(),
-        "center" => padded(state, text, args, |missing, width| missing / 2 + (missing & width & 1))?.into(),
+        "center" => padded(state, text, args, centred)?.into(),
         "ljust" => padded(state, text, args, |_, _| 0)?.into(),
         "rjust" => padded(state, text, args, |missing, _| missing)?.into(),
         "zfill" => {
@@ -156,6 +156,11 @@ fn padded(
     Ok(format!("{}{text}{}", fill.repeat(left), fill.repeat(missing - left)))
 }
 
+/// Of `missing` fills those on the left of a text that is to be in the middle of `width`.
+fn centred(missing: usize, width: usize) -> usize {
+    missing / 2 + (missing & width & 1)
+}
+
 /// Every letter behind a letter small, every other one large.
 fn title(text: &str) -> String {
     let mut inside = false;
@@ -173,7 +178,7 @@ fn title(text: &str) -> String {
 
 /// The filter `center`.
 pub(super) fn center(state: &State<'_, '_>, text: &str, width: Option<i64>) -> Result<String, Error> {
-    padded(state, text, &[width.unwrap_or(80).into()], |missing, width| missing / 2 + (missing & width & 1))
+    padded(state, text, &[width.unwrap_or(80).into()], centred)
 }
 
 /// The filter `indent`: by so many spaces or by a text; the first line and empty ones if asked for.

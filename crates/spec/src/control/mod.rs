@@ -3,7 +3,7 @@
 //!
 //! [`cost`] says what a pass over some rows takes and [`clock`] corrects that as passes are timed;
 //! [`estimator`] says how likely a guess comes true; [`policy`] chooses rows by the two; [`parking`]
-//! stops it all while it loses.
+//! stops drafts that lose, those that take time apart from the others.
 
 mod clock;
 mod cost;

@@ -116,8 +116,8 @@ impl NetworkDrafter {
         })
     }
 
-    /// Where in the text the network is to begin reading, or began: as early as is paid for by the time saved so far and
-    /// by what was written without it. `None` when not even the end of the text is.
+    /// Where in the text the network is to begin reading, or began: as early as the time saved so far and what was
+    /// written without it pay for. `None` when they do not pay for the end of the text.
     fn affordable(&mut self, context: &Context<'_>) -> Option<usize> {
         let tokens = context.tokens.len();
         let written = tokens.saturating_sub(*self.read.get_or_insert(tokens));

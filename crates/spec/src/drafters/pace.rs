@@ -46,10 +46,8 @@ impl Pace {
     /// again. To be asked once a round.
     pub(crate) fn pays(&mut self, worth: &Worth) -> bool {
         let (Some(seconds), Some(gain)) = (self.seconds.get(), self.gain.get()) else { return true };
-        if worth.pass_seconds <= 0.0 {
-            return true;
-        }
-        if !self.gain.is_of(ENOUGH) && !worth.parked {
+        let too_few = !self.gain.is_of(ENOUGH) && !worth.parked;
+        if worth.pass_seconds <= 0.0 || too_few {
             return true;
         }
         // Rows are paid for one by one, later.
