@@ -20,12 +20,15 @@ pub struct Context<'a> {
     pub draw: Draw,
     /// What time is worth.
     pub worth: Worth,
+    /// What others have guessed already, for those that find their own guesses one after another: they may look behind
+    /// these in advance.
+    pub guessed: Option<&'a Draft>,
 }
 
 impl<'a> Context<'a> {
     /// The context of a greedy text at a price of nothing.
     pub fn new(tokens: &'a [u32], prompt_len: usize) -> Self {
-        Self { tokens, prompt_len, draw: Draw::greedy(), worth: Worth::default() }
+        Self { tokens, prompt_len, draw: Draw::greedy(), worth: Worth::default(), guessed: None }
     }
 }
 

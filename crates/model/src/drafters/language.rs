@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Rows that are caught up on in one pass.
 const CHUNK: usize = 256;
+/// Most rows of text in a pass that looks behind nodes too: logits are then made of all of them.
+const FEW: usize = 8;
 
 /// A model that guesses for another one.
 pub struct LanguageModel {
@@ -94,6 +96,8 @@ impl Network for LanguageModel {
             wanted: usize::MAX,
             scored: 0,
             text: Vec::new(),
+            pending: Vec::new(),
+            unkept: 0,
             logits: Vec::new(),
             slots: Vec::new(),
             tokens: Vec::new(),
@@ -112,6 +116,11 @@ struct LanguageGuesser {
     scored: usize,
     /// Tokens whose rows are committed in the cache.
     text: Vec<u32>,
+    /// Rows behind those, with their parents among themselves: the last of the text, then the nodes of the draft. What
+    /// becomes text is kept.
+    pending: Vec<(u32, Option<usize>)>,
+    /// How many of them are text.
+    unkept: usize,
     /// Logits behind the text, then behind each branch, or at each mask: `[rows, scored]`.
     logits: Vec<f32>,
     /// Which of these rows belongs to each node.
@@ -150,6 +159,61 @@ impl LanguageGuesser {
         self.text.extend_from_slice(chunk);
         Ok(())
     }
+
+    /// Keeps the rows of the last draft that `tokens` goes on with, and drops what it does not begin with. The last
+    /// token's row is run again where it is there: its logits are wanted.
+    fn settle(&mut self, tokens: &[u32]) -> Result<()> {
+        let before_last = &tokens[..tokens.len().saturating_sub(1)];
+        if let Some(new) = before_last.strip_prefix(&self.text[..]) {
+            let (mut at, pending) = (None, &self.pending);
+            self.path.clear();
+            self.path.extend(new.iter().map_while(|token| {
+                at = pending.iter().position(|row| *row == (*token, at));
+                at
+            }));
+            // A recurrent state may not have kept the way there; then the rows are run again.
+            if self.cache.commit(&self.path).is_ok() {
+                self.text.extend_from_slice(&new[..self.path.len()]);
+            }
+        }
+        self.pending.clear();
+        let mut known = self.text.iter().zip(before_last).take_while(|(a, b)| a == b).count();
+        if self.cache.truncate(known).is_err() {
+            // A recurrent state cannot go back so far: the text is read again.
+            known = 0;
+            self.cache.truncate(known)?;
+        }
+        self.text.truncate(known);
+        Ok(())
+    }
+
+    /// Runs the rows from `first` on of those pending, with logits of all, behind those that ran before.
+    fn run(&mut self, model: &mut Model, first: usize) -> Result<()> {
+        if first > 0 {
+            self.cache.hold();
+        }
+        self.tokens.clear();
+        self.tokens.extend(self.pending[first..].iter().map(|(token, _)| token));
+        self.parents.clear();
+        self.parents.extend(self.pending[first..].iter().map(|(_, parent)| parent));
+        let (cache, tokens, parents) = (&mut self.cache, &self.tokens, Some(&self.parents[..]));
+        model.forward(&mut [Pass { cache, tokens, parents, logits: LogitRows::All }], &[])
+    }
+
+    /// Puts nodes behind the pending rows.
+    fn add(&mut self, branches: &[Branch]) -> Result<()> {
+        let (nodes, unkept) = (self.slots.len(), self.unkept);
+        if let Some((i, branch)) = branches.iter().enumerate().find(|(i, b)| b.parent >= nodes + i) {
+            let parent = branch.parent;
+            return Err(Error::request(format!(
+                "branch {i} follows node {parent}, of {nodes} that there are"
+            )));
+        }
+        // Node 0 is the last row of text, pending or not.
+        self.pending.extend(branches.iter().map(|b| (b.token, (unkept + b.parent).checked_sub(1))));
+        self.slots.extend(nodes..nodes + branches.len());
+        Ok(())
+    }
 }
 
 impl Guesser for LanguageGuesser {
@@ -166,6 +230,14 @@ impl Guesser for LanguageGuesser {
     }
 
     fn begin(&mut self, tokens: &[u32]) -> Result<()> {
+        self.begin_with(tokens, &[])
+    }
+
+    fn reads_ahead(&self) -> bool {
+        self.network.mask.is_none()
+    }
+
+    fn begin_with(&mut self, tokens: &[u32], branches: &[Branch]) -> Result<()> {
         let network = Arc::clone(&self.network);
         let mut model = network.model();
         self.scored = self.wanted.min(network.description.vocab);
@@ -173,48 +245,52 @@ impl Guesser for LanguageGuesser {
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= model.vocab_size()) {
             return Err(Error::request(format!("the draft model has no token {token}")));
         }
-        let known = self.text.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        // The last row is run again where nothing is new: its logits are wanted.
-        let mut known = known.min(tokens.len().saturating_sub(1));
-        if self.cache.truncate(known).is_err() {
-            // A recurrent state cannot go back so far: the text is read again.
-            known = 0;
-            self.cache.truncate(known)?;
-        }
-        self.text.truncate(known);
+        self.settle(tokens)?;
         self.logits.clear();
         self.slots.clear();
-        let new = &tokens[known..];
+        self.unkept = 0;
+        let new = &tokens[self.text.len()..];
         let (early, last) = new.split_at(new.len().saturating_sub(1) / CHUNK * CHUNK);
         for chunk in early.chunks(CHUNK) {
             self.read(&mut model, chunk, 0, LogitRows::None)?;
         }
         match network.mask {
-            None => {
-                self.read(&mut model, last, 0, LogitRows::Last)?;
-                self.keep_logits(&model, 0..1);
-            }
             Some(_) => {
                 let masks = network.description.depth.unwrap_or(1) - 1;
                 self.read(&mut model, last, masks, LogitRows::All)?;
                 self.keep_logits(&model, last.len() - 1..last.len() + masks);
+                self.slots.push(0);
+            }
+            None if last.len() <= FEW => {
+                self.unkept = last.len();
+                self.pending.extend(last.iter().enumerate().map(|(row, &token)| (token, row.checked_sub(1))));
+                self.slots.push(0);
+                self.add(branches)?;
+                self.run(&mut model, 0)?;
+                self.keep_logits(&model, self.unkept - 1..self.pending.len());
+                return Ok(());
+            }
+            None => {
+                self.read(&mut model, last, 0, LogitRows::Last)?;
+                self.keep_logits(&model, 0..1);
+                self.slots.push(0);
             }
         }
-        self.slots.push(0);
-        Ok(())
+        drop(model);
+        if branches.is_empty() { Ok(()) } else { self.expand(branches) }
     }
 
     fn expand(&mut self, branches: &[Branch]) -> Result<()> {
-        let nodes = self.slots.len();
-        if let Some((i, branch)) = branches.iter().enumerate().find(|(i, b)| b.parent >= nodes + i) {
-            let parent = branch.parent;
-            return Err(Error::request(format!(
-                "branch {i} follows node {parent}, of {nodes} that there are"
-            )));
-        }
         let network = Arc::clone(&self.network);
         if let (Some(_), Some(depth)) = (network.mask, network.description.depth) {
+            let nodes = self.slots.len();
             for branch in branches {
+                if branch.parent >= self.slots.len() {
+                    let parent = branch.parent;
+                    return Err(Error::request(format!(
+                        "a branch follows node {parent}, of {nodes} that there are"
+                    )));
+                }
                 let slot = self.slots[branch.parent] + 1;
                 if slot >= depth {
                     return Err(Error::request(format!("a draft of {} from {depth} masks", slot + 1)));
@@ -225,17 +301,10 @@ impl Guesser for LanguageGuesser {
         }
         let mut model = network.model();
         model.score_first(self.scored);
-        if nodes > 1 {
-            self.cache.hold();
-        }
-        self.tokens.clear();
-        self.tokens.extend(branches.iter().map(|b| b.token));
-        self.parents.clear();
-        self.parents.extend(branches.iter().map(|b| b.parent.checked_sub(1)));
-        let (cache, tokens, parents) = (&mut self.cache, &self.tokens, Some(&self.parents[..]));
-        model.forward(&mut [Pass { cache, tokens, parents, logits: LogitRows::All }], &[])?;
+        let first = self.pending.len();
+        self.add(branches)?;
+        self.run(&mut model, first)?;
         self.keep_logits(&model, 0..branches.len());
-        self.slots.extend(nodes..nodes + branches.len());
         Ok(())
     }
 

@@ -193,7 +193,22 @@ pub trait Guesser: Debug + Send {
     /// Rows are missing, or there is no room.
     fn begin(&mut self, tokens: &[u32]) -> Result<()>;
 
-    /// Adds nodes, in one pass where the network needs one. Their parents were added before.
+    /// Whether nodes of one pass may follow one another: it needs no more of a node than the tokens up to it.
+    fn reads_ahead(&self) -> bool {
+        false
+    }
+
+    /// Opens a draft and adds nodes, all in one pass where that can be.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin) and [`expand`](Self::expand).
+    fn begin_with(&mut self, tokens: &[u32], branches: &[Branch]) -> Result<()> {
+        self.begin(tokens)?;
+        if branches.is_empty() { Ok(()) } else { self.expand(branches) }
+    }
+
+    /// Adds nodes, in one pass where the network needs one. Their parents were added before, or stand before them in
+    /// `branches` where the network [reads ahead](Self::reads_ahead).
     ///
     /// # Errors
     /// A parent that does not exist, a node deeper than the network can guess, or no room.

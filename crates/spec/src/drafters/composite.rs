@@ -160,30 +160,45 @@ impl Composite {
         }
     }
 
-    /// Asks the parts whose time pays, the free ones first.
-    fn ask(&mut self, context: &Context<'_>, rows: usize) {
+    /// Asks the parts that take no time, or those others whose time pays. `hope` tokens are expected to come true
+    /// already.
+    fn ask(&mut self, context: &Context<'_>, rows: usize, takes_time: bool, mut hope: f32) {
         let worth = context.worth;
-        let mut hope = 0.0;
-        for takes_time in [false, true] {
-            for part in self.parts.iter_mut().filter(|part| part.takes_time() == takes_time) {
-                part.draft.clear();
-                let passes = match part.drafter.seconds() {
-                    None => UNTRIED,
-                    Some(seconds) if worth.pass_seconds > 0.0 => seconds / worth.pass_seconds,
-                    Some(_) => 0.0,
-                };
-                let room = 1.0 / (1.0 + CROWD * hope);
-                let probe = context.tokens.len().is_multiple_of(PROBE);
-                let pays = !worth.parked && f64::from(part.gain(room)) > worth.lambda * passes;
-                part.asked = None;
-                if !takes_time || probe || pays {
-                    part.drafter.propose(context, rows, &mut part.draft);
-                    // One that had nothing to say has not failed: it may not have read the text yet.
-                    part.asked = (!part.draft.is_empty()).then_some(room);
-                    // Tokens that it expects to come true.
-                    hope = part.draft.nodes().iter().map(|node| node.chance).sum::<f32>().max(hope);
-                }
+        for part in self.parts.iter_mut().filter(|part| part.takes_time() == takes_time) {
+            part.draft.clear();
+            let passes = match part.drafter.seconds() {
+                None => UNTRIED,
+                Some(seconds) if worth.pass_seconds > 0.0 => seconds / worth.pass_seconds,
+                Some(_) => 0.0,
+            };
+            let room = 1.0 / (1.0 + CROWD * hope);
+            let probe = context.tokens.len().is_multiple_of(PROBE);
+            let pays = !worth.parked && f64::from(part.gain(room)) > worth.lambda * passes;
+            part.asked = None;
+            if !takes_time || probe || pays {
+                part.drafter.propose(context, rows, &mut part.draft);
+                // One that had nothing to say has not failed: it may not have read the text yet.
+                part.asked = (!part.draft.is_empty()).then_some(room);
+                hope = part.draft.nodes().iter().map(|node| node.chance).sum::<f32>().max(hope);
             }
+        }
+    }
+
+    /// Joins the proposals to one tree in `draft`, of the `rows` likeliest nodes.
+    fn join(&mut self, rows: usize, draft: &mut Draft) {
+        self.lay_over(rows);
+        self.score();
+        self.order.clear();
+        self.order.extend(0..self.joint.len());
+        let joint = &self.joint;
+        // Of equals the earlier: a parent comes before its child.
+        self.order.sort_unstable_by(|&a, &b| joint[b].chance.total_cmp(&joint[a].chance).then(a.cmp(&b)));
+        self.placed.clear();
+        self.placed.resize(joint.len(), None);
+        for &index in self.order.iter().take(rows) {
+            let Joint { token, parent, chance, origin, .. } = joint[index];
+            let parent = parent.and_then(|p| self.placed[p]);
+            self.placed[index] = draft.push_from(origin, token, parent, chance);
         }
     }
 
@@ -340,8 +355,17 @@ impl Drafter for Composite {
     }
 
     fn propose(&mut self, context: &Context<'_>, rows: usize, draft: &mut Draft) {
-        self.ask(context, rows);
         self.asked_at = context.tokens.len();
+        self.parts.iter_mut().filter(|part| part.takes_time()).for_each(|part| part.draft.clear());
+        self.ask(context, rows, false, 0.0);
+        self.join(rows, draft);
+        if self.parts.iter().any(Part::takes_time) {
+            let guessed = draft.clone();
+            let hope = guessed.nodes().iter().map(|node| node.chance).sum();
+            self.ask(&Context { guessed: Some(&guessed), ..*context }, rows, true, hope);
+            draft.clear();
+            self.join(rows, draft);
+        }
         // Tokens that were drawn are verified as they are: nothing may be added or left out by
         // what came of the draw.
         if let Some(origin) = self.parts.iter().position(|part| part.draft.has_draws()) {
@@ -349,22 +373,6 @@ impl Drafter for Composite {
             self.first_root = None;
             *draft = self.parts[origin].draft.clone();
             draft.set_origin(origin as u8);
-            return;
-        }
-        self.lay_over(rows);
-        self.score();
-
-        self.order.clear();
-        self.order.extend(0..self.joint.len());
-        let joint = &self.joint;
-        // Of equals the earlier: a parent comes before its child.
-        self.order.sort_unstable_by(|&a, &b| joint[b].chance.total_cmp(&joint[a].chance).then(a.cmp(&b)));
-        self.placed.clear();
-        self.placed.resize(joint.len(), None);
-        for &index in self.order.iter().take(rows) {
-            let Joint { token, parent, chance, origin, .. } = joint[index];
-            let parent = parent.and_then(|p| self.placed[p]);
-            self.placed[index] = draft.push_from(origin, token, parent, chance);
         }
     }
 

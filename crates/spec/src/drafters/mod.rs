@@ -1,5 +1,6 @@
 //! The drafters of this crate, one file each, and what several of them share.
 
+mod ahead;
 mod automaton;
 mod breadth;
 mod composite;

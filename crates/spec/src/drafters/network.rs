@@ -10,6 +10,7 @@ use std::time::Instant;
 use leveret_model::Tap;
 use leveret_model::drafters::{Branch, Committed, Guesser, Network};
 
+use super::ahead::Ahead;
 use super::breadth::Breadth;
 use super::pace::{Mean, Pace};
 use super::reliability::Reliability;
@@ -57,6 +58,7 @@ pub struct NetworkDrafter {
     /// Seconds of looking behind one level.
     step: Mean,
     trouble: Option<String>,
+    ahead: Ahead,
     /// Places of the guesses of one level.
     level: Vec<usize>,
     next: Vec<usize>,
@@ -81,7 +83,7 @@ struct Guess {
     own: f32,
     /// Estimated chance that it is accepted.
     chance: f32,
-    /// Its number with the guesser, once it was looked behind.
+    /// Its number with the guesser; 0, which is the text's, until it was looked behind.
     branch: usize,
 }
 
@@ -106,6 +108,7 @@ impl NetworkDrafter {
             pace: Pace::default(),
             step: Mean::default(),
             trouble: None,
+            ahead: Ahead::default(),
             level: Vec::new(),
             next: Vec::new(),
             branches: Vec::new(),
@@ -136,7 +139,12 @@ impl NetworkDrafter {
     /// Opens a draft: the text is the first guess and the first level.
     fn open(&mut self, context: &Context<'_>) -> Result<()> {
         self.guesser.score_first(self.breadth.of(context.tokens));
-        self.guesser.begin(&context.tokens[self.from..])?;
+        self.ahead.open();
+        self.branches.clear();
+        if self.guesser.reads_ahead() {
+            self.ahead.follow(0, context.guessed, &mut self.branches);
+        }
+        self.guesser.begin_with(&context.tokens[self.from..], &self.branches)?;
         let text = Guess { token: 0, parent: 0, depth: 0, rank: 0, own: 1.0, chance: 1.0, branch: 0 };
         self.guesses.push(text);
         self.level.clear();
@@ -144,17 +152,15 @@ impl NetworkDrafter {
         Ok(())
     }
 
-    /// Whether another level pays for looking behind the guesses of `next`, of which `hope` tokens may come true.
-    fn goes_on(&self, hope: f32, context: &Context<'_>) -> bool {
-        let price = context.worth.least_chance(self.step.get().unwrap_or(0.0));
-        !self.next.is_empty() && hope >= price
+    /// Whether `hope`, tokens that may come true, pays for `seconds`.
+    fn pays(hope: f32, seconds: f64, context: &Context<'_>) -> bool {
+        hope >= context.worth.least_chance(seconds)
     }
 
     /// Considers guesses level by level.
     fn grow(&mut self, context: &Context<'_>, rows: usize) -> Result<()> {
         self.open(context)?;
         let deepest = self.depth.min(rows);
-        let mut branches = 0;
         for depth in 0..deepest {
             self.next.clear();
             let mut seen = None;
@@ -164,29 +170,53 @@ impl NetworkDrafter {
             let guesses = &mut self.guesses;
             self.next.sort_by(|&a, &b| guesses[b].chance.total_cmp(&guesses[a].chance));
             self.next.truncate(WIDTH);
-            // The likeliest token behind a guess is taken to be as likely as the guess was.
-            let hope: f32 = self.next.iter().map(|&i| guesses[i].chance * guesses[i].chance).sum();
-            if depth + 1 == deepest || !self.goes_on(hope, context) {
+            if depth + 1 == deepest || !self.choose(context) {
                 break;
             }
-            self.look_behind_level(&mut branches)?;
+            self.look_behind_level(context)?;
         }
         Ok(())
     }
 
-    /// Has the network look behind the guesses of `next`, which then are the level. `branches` counts
-    /// what it has looked behind.
-    fn look_behind_level(&mut self, branches: &mut usize) -> Result<()> {
+    /// Leaves in `next` the guesses that are worth looking behind: those that were in advance, and the others if
+    /// together they pay for a step. Whether there are any.
+    fn choose(&mut self, context: &Context<'_>) -> bool {
+        let (guesses, ahead) = (&mut self.guesses, &self.ahead);
+        // The likeliest token behind a guess is taken to be as likely as the guess was.
+        let (mut seen, mut unseen) = (0.0, 0.0);
+        for &i in &self.next {
+            let Guess { parent, token, chance, .. } = guesses[i];
+            guesses[i].branch = ahead.find(guesses[parent].branch, token).unwrap_or(0);
+            *if guesses[i].branch > 0 { &mut seen } else { &mut unseen } += chance * chance;
+        }
+        if Self::pays(unseen, self.step.get().unwrap_or(0.0), context) {
+            return !self.next.is_empty();
+        }
+        self.next.retain(|&i| guesses[i].branch > 0);
+        Self::pays(seen, 0.0, context) && !self.next.is_empty()
+    }
+
+    /// Has the network look behind the guesses of `next`, which then are the level.
+    fn look_behind_level(&mut self, context: &Context<'_>) -> Result<()> {
         self.branches.clear();
         for &i in &self.next {
-            let Guess { parent, token, .. } = self.guesses[i];
-            self.branches.push(Branch { parent: self.guesses[parent].branch, token });
-            *branches += 1;
-            self.guesses[i].branch = *branches;
+            let Guess { parent, token, branch, .. } = self.guesses[i];
+            if branch == 0 {
+                let parent = self.guesses[parent].branch;
+                self.branches.push(Branch { parent, token });
+                self.guesses[i].branch = self.ahead.push(parent, token, context.guessed);
+            }
         }
-        let start = Instant::now();
-        self.guesser.expand(&self.branches)?;
-        self.step.record(start.elapsed().as_secs_f64());
+        if !self.branches.is_empty() {
+            if self.guesser.reads_ahead() {
+                for &i in &self.next {
+                    self.ahead.follow(self.guesses[i].branch, context.guessed, &mut self.branches);
+                }
+            }
+            let start = Instant::now();
+            self.guesser.expand(&self.branches)?;
+            self.step.record(start.elapsed().as_secs_f64());
+        }
         std::mem::swap(&mut self.level, &mut self.next);
         Ok(())
     }
@@ -194,8 +224,9 @@ impl NetworkDrafter {
     /// Draws level by level, for verification that makes use of the laws. Whether a token is drawn
     /// is decided before it is.
     fn grow_drawn(&mut self, context: &Context<'_>, rows: usize, draft: &mut Draft) -> Result<()> {
+        let context = &Context { guessed: None, ..*context };
         self.open(context)?;
-        let (mut branches, mut added) = (0, Vec::new());
+        let mut added = Vec::new();
         for depth in 0..self.depth.min(rows) {
             self.next.clear();
             for &at in &self.level {
@@ -226,10 +257,11 @@ impl NetworkDrafter {
             }
             let hope: f32 = self.next.iter().map(|&i| self.guesses[i].chance).sum();
             let full = depth + 1 == self.depth.min(rows) || draft.len() == rows;
-            if full || !self.goes_on(hope, context) {
+            let pays = Self::pays(hope, self.step.get().unwrap_or(0.0), context);
+            if full || self.next.is_empty() || !pays {
                 break;
             }
-            self.look_behind_level(&mut branches)?;
+            self.look_behind_level(context)?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 
 use leveret_model::drafters::Scores;
 
-use super::elementary::exp;
+use super::elementary::{exp, sum_exp};
 use super::filters::{Candidate, Filters, descending, maximum};
 use super::noise::Noise;
 use super::params::SamplingParams;
@@ -150,7 +150,7 @@ impl Draw {
         let list = &mut scratch.list;
         if self.greedy {
             likeliest(scores.logits, count, list);
-            let total: f32 = scores.logits.iter().map(|&x| exp(x - max)).sum();
+            let total = sum_exp(scores.logits, max) as f32;
             out.extend(list.iter().map(|c| Choice {
                 token: scores.token(c.token as usize),
                 chance: exp(c.logit - max) / total,
