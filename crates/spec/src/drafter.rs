@@ -41,8 +41,6 @@ pub struct Worth {
     pub row: f64,
     /// Seconds of a one-row pass; 0 while unknown.
     pub pass_seconds: f64,
-    /// One-row passes by which the text is ahead of plain decoding, all drafting counted; negative when behind.
-    pub ahead: f64,
     /// Least chance of a token, given what precedes it, that is asked for.
     pub least_given: f32,
     /// Drafts that take time have been losing some: nothing of them will be verified, and they had better wait.

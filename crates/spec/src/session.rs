@@ -294,7 +294,8 @@ impl<T: Target> Session<T> {
             probes.push(Probe { after: None, token, rows: rows.min(ahead) });
         } else if let Some(drafter) = &mut self.drafter {
             let (tokens, prompt_len, draw) = (&self.tokens, self.prompt_len, self.draw);
-            let context = Context { tokens, prompt_len, draw, worth: self.control.worth(tokens.len()), guessed: None };
+            let context =
+                Context { tokens, prompt_len, draw, worth: self.control.worth(tokens.len()), guessed: None };
             left = left.min(self.control.rows(room));
             drafter.probe(&context, &self.draft, left, probes);
         }
@@ -344,7 +345,8 @@ impl<T: Target> Session<T> {
             Accept::Rejection => self.draw.of_round(tokens.len(), true),
             Accept::Block => self.draw.of_round(tokens.len(), false),
         };
-        let context = Context { tokens, prompt_len, draw, worth: self.control.worth(tokens.len()), guessed: None };
+        let context =
+            Context { tokens, prompt_len, draw, worth: self.control.worth(tokens.len()), guessed: None };
         let room = self.control.rows(room);
         drafter.propose(&context, room, &mut self.draft);
         let vocab = self.vocab;
@@ -443,7 +445,8 @@ impl<T: Target> Session<T> {
     fn observe(&mut self, target: &T, new: usize) {
         let Some(drafter) = &mut self.drafter else { return };
         let (tokens, prompt_len, draw) = (&self.tokens, self.prompt_len, self.draw);
-        let context = Context { tokens, prompt_len, draw, worth: self.control.worth(tokens.len()), guessed: None };
+        let context =
+            Context { tokens, prompt_len, draw, worth: self.control.worth(tokens.len()), guessed: None };
         let pass = LastPass { target, plan: &self.plan, taps: &self.taps };
         let (draft, rows, base) = (&self.draft, &self.path[..], self.plan.base);
         let first = self.cache.len() - rows.len();

@@ -47,8 +47,6 @@ pub(crate) struct Controller {
     /// Tokens and time of late, faded.
     tokens: f64,
     time: f64,
-    /// One-row passes by which the text is ahead of plain decoding.
-    ahead: f64,
     /// What the drafter said in this round, and what asking it took as a rule.
     offered: Draft,
     drafting: f64,
@@ -84,7 +82,6 @@ impl Controller {
             slow: false,
             tokens: START,
             time: START,
-            ahead: 0.0,
             offered: Draft::new(),
             drafting: 0.0,
             usual: 0.0,
@@ -132,7 +129,6 @@ impl Controller {
             lambda,
             row: self.extra(1 + ROWS, context) / ROWS as f64,
             pass_seconds: self.pass_seconds(context),
-            ahead: self.ahead,
             least_given,
             parked: self.parked(true),
         }
@@ -157,7 +153,6 @@ impl Controller {
         self.offered.clone_from(draft);
         let pass = self.pass_seconds(context);
         let drafting = if pass > 0.0 { seconds / pass } else { 0.0 };
-        self.ahead -= drafting;
         self.slow = drafting > SLOW;
         self.drafting = self.usually(drafting, draft.is_empty());
         if !draft.has_draws() {
@@ -214,7 +209,6 @@ impl Controller {
             self.clock.record(self.curve.extra(rows, context), seconds / self.growth(context));
         }
         let extra = self.extra(rows, context);
-        self.ahead += new.len() as f64 - 1.0 - extra;
         let cost = extra + self.drafting;
         self.tokens += new.len() as f64 - self.tokens / MEMORY;
         self.time += 1.0 + cost - self.time / MEMORY;

@@ -65,7 +65,9 @@ impl Ahead {
         let mut parent = branch;
         for _ in 0..MOST {
             let children = nodes.iter().enumerate().filter(|(_, node)| node.parent == at);
-            let Some((best, node)) = children.max_by(|a, b| a.1.chance.total_cmp(&b.1.chance)) else { return };
+            let Some((best, node)) = children.max_by(|a, b| a.1.chance.total_cmp(&b.1.chance)) else {
+                return;
+            };
             if node.chance < LEAST * from {
                 return;
             }

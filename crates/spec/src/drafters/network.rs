@@ -28,13 +28,11 @@ const WIDTH: usize = 6;
 const DEPTH: usize = 16;
 /// Tokens since the last draft up to which reading them counts as a part of drafting.
 const CLOSE: usize = 24;
-/// Tokens that a draft model reads in the time of a pass of its target; many read more.
-const READ_IN_PASS: f64 = 12.0;
-/// Tokens that are read for each token that was written without, on top of what the time saved so far allows: short
-/// answers shall not pay for reading long prompts.
-const READ_FOR_EACH: f64 = 4.0;
+/// Tokens that are read for each round in which a draft was wanted and there was none: a reader that tries itself in
+/// every text shall not make short ones slower.
+const READ_FOR_EACH: usize = 10;
 /// The end of a text with which a network makes do where reading all of it is not affordable. What is read in vain then
-/// costs a dozen passes at most.
+/// costs half a dozen passes.
 const WINDOW: usize = 128;
 
 /// The drafter of one text that asks a network.
@@ -50,8 +48,8 @@ pub struct NetworkDrafter {
     guesses: Vec<Guess>,
     /// Length of the text that they follow.
     after: usize,
-    /// Length of the text when the network last read it, or when it was first asked to.
-    read: Option<usize>,
+    /// Rounds since the last draft in which one was wanted.
+    wanted: usize,
     /// Where in the text it began; it makes do without what stands before.
     from: usize,
     pace: Pace,
@@ -103,8 +101,8 @@ impl NetworkDrafter {
             reliability: Reliability::default(),
             guesses: Vec::new(),
             after: 0,
-            read: None,
             from: 0,
+            wanted: 0,
             pace: Pace::default(),
             step: Mean::default(),
             trouble: None,
@@ -119,16 +117,13 @@ impl NetworkDrafter {
         })
     }
 
-    /// Where in the text the network is to begin reading, or began: as early as the time saved so far and what was
-    /// written without it pay for. `None` when they do not pay for the end of the text.
-    fn affordable(&mut self, context: &Context<'_>) -> Option<usize> {
-        let tokens = context.tokens.len();
-        let written = tokens.saturating_sub(*self.read.get_or_insert(tokens));
-        let earned = context.worth.ahead.max(0.0) * READ_IN_PASS + written as f64 * READ_FOR_EACH;
+    /// Where in the text the network is to begin reading, or began: as early as the rounds pay for that went without a
+    /// draft. `None` when they do not pay for the end of the text.
+    fn affordable(&mut self, tokens: usize) -> Option<usize> {
+        self.wanted += 1;
+        let earned = CLOSE.max(self.wanted * READ_FOR_EACH);
         let window = tokens.saturating_sub(WINDOW);
-        [self.from, window]
-            .into_iter()
-            .find(|&from| earned.max(CLOSE as f64) >= self.unread(from, tokens) as f64)
+        [self.from, window].into_iter().find(|&from| earned >= self.unread(from, tokens))
     }
 
     /// Tokens to be read before a draft after `tokens`, if reading begins at `from`.
@@ -343,7 +338,7 @@ impl Drafter for NetworkDrafter {
         if self.trouble.is_some() || rows == 0 {
             return;
         }
-        let Some(from) = self.affordable(context) else { return };
+        let Some(from) = self.affordable(context.tokens.len()) else { return };
         if !self.pace.pays(&context.worth) {
             return;
         }
@@ -353,7 +348,7 @@ impl Drafter for NetworkDrafter {
         let behind = (tokens - self.after.min(tokens)).max(self.unread(from, tokens));
         self.from = from;
         self.after = context.tokens.len();
-        self.read = Some(self.after);
+        self.wanted = 0;
         let start = Instant::now();
         let grown = match context.draw.wants_laws() {
             true => self.grow_drawn(context, rows, draft),

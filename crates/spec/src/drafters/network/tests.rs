@@ -7,7 +7,8 @@ use crate::sampler::SamplingParams;
 use crate::session::{Options, Request, Session};
 use crate::testing::HashTarget;
 use crate::verify::Accept;
-use leveret_model::drafters::{Description, Scores};
+use leveret_model::drafters::{Description, Features, Scores};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 const VOCAB: usize = 50;
 
@@ -17,10 +18,13 @@ struct Twin {
     description: Description,
     /// Lift of a word picked at random.
     blur: f32,
+    /// Passes of its guessers.
+    passes: AtomicUsize,
 }
 
 #[derive(Debug)]
 struct TwinGuesser {
+    twin: Arc<Twin>,
     target: HashTarget,
     blur: f32,
     text: Vec<u32>,
@@ -41,7 +45,7 @@ impl Twin {
             bytes_along: 0,
             kv_values: 0,
         };
-        Arc::new(Self { description, blur })
+        Arc::new(Self { description, blur, passes: AtomicUsize::new(0) })
     }
 }
 
@@ -80,6 +84,7 @@ impl Network for Twin {
         Ok(Box::new(TwinGuesser {
             target: HashTarget::new(VOCAB, 60.0, 1000),
             blur: self.blur,
+            twin: self,
             text: Vec::new(),
             paths: Vec::new(),
             rows: Vec::new(),
@@ -106,15 +111,24 @@ impl Guesser for TwinGuesser {
         Ok(())
     }
 
+    fn reads_ahead(&self) -> bool {
+        true
+    }
+
     fn begin(&mut self, tokens: &[u32]) -> leveret_model::Result<()> {
+        self.begin_with(tokens, &[])
+    }
+
+    fn begin_with(&mut self, tokens: &[u32], branches: &[Branch]) -> leveret_model::Result<()> {
         assert_eq!(self.observed, tokens.len() - 1, "all rows but the last token's are known");
         self.text = tokens.to_vec();
         (self.paths, self.rows) = (Vec::new(), Vec::new());
         self.add(Vec::new());
-        Ok(())
+        self.expand(branches)
     }
 
     fn expand(&mut self, branches: &[Branch]) -> leveret_model::Result<()> {
+        self.twin.passes.fetch_add(1, Relaxed);
         for branch in branches {
             let path = [&self.paths[branch.parent][..], &[branch.token]].concat();
             self.add(path);
@@ -124,6 +138,14 @@ impl Guesser for TwinGuesser {
 
     fn scores(&self, node: usize) -> Scores<'_> {
         Scores { logits: &self.rows[node], tokens: None, confidence: None }
+    }
+}
+
+struct Nothing;
+
+impl Features for Nothing {
+    fn feature(&self, _tap: Tap, _row: usize) -> &[f32] {
+        &[]
     }
 }
 
@@ -171,26 +193,24 @@ fn a_twin_is_always_right_where_laws_are_compared() {
 #[test]
 fn as_much_is_read_as_was_earned() {
     let mut drafter = NetworkDrafter::new(Twin::new(0.0), 1000).unwrap();
-    let text = vec![0; 2000];
-    let after = |drafter: &mut NetworkDrafter, tokens: usize, ahead: f64| {
-        let worth = Worth { ahead, ..Worth::default() };
-        drafter.affordable(&Context { worth, ..Context::new(&text[..tokens], 1) })
-    };
-    assert_eq!(after(&mut drafter, 600, 0.0), Some(0), "a twin reads as it goes");
+    assert_eq!(drafter.affordable(600), Some(0), "a twin reads as it goes");
     drafter.guesser = Box::new(Reader(0));
-    drafter.read = None;
-    let first = (600..2000).find(|&tokens| after(&mut drafter, tokens, 0.0).is_some());
-    assert_eq!(first, Some(632), "a quarter of the window");
-    assert_eq!(after(&mut drafter, 632, -9.0), Some(632 - 128), "the end of the text");
-    assert_eq!(after(&mut drafter, 632, 50.0), Some(0), "all, from the time saved");
+    drafter.wanted = 0;
+    let first = (1..).find(|&round| drafter.affordable(600 + round).is_some());
+    assert_eq!(first, Some(13), "a tenth of the window");
+    assert_eq!(drafter.affordable(640), Some(640 - 128), "the end of the text");
+    drafter.wanted = 80;
+    assert_eq!(drafter.affordable(640), Some(0), "all of it");
     // It has read the end, and now what has come since.
     drafter.guesser = Box::new(Reader(128));
-    (drafter.from, drafter.read) = (504, Some(632));
-    assert_eq!(after(&mut drafter, 650, 0.0), Some(504));
-    assert_eq!(after(&mut drafter, 672, 0.0), Some(504), "read for what was written without");
-    drafter.read = Some(900);
-    assert_eq!(after(&mut drafter, 901, 9.0), None);
-    assert_eq!(after(&mut drafter, 901, 11.0), Some(901 - 128), "less than what was missed");
+    (drafter.from, drafter.wanted) = (504, 0);
+    assert_eq!(drafter.affordable(650), Some(504));
+    drafter.wanted = 3;
+    assert_eq!(drafter.affordable(672), Some(504), "for rounds that went without");
+    drafter.wanted = 0;
+    assert_eq!(drafter.affordable(901), None);
+    drafter.wanted = 12;
+    assert_eq!(drafter.affordable(901), Some(901 - 128), "less than what was missed");
 }
 
 #[test]
@@ -201,4 +221,37 @@ fn a_bad_network_changes_nothing_and_is_believed_less_and_less() {
         assert_eq!(text, plain);
         assert!(stats.drafted < stats.rounds, "temperature {temperature}: {stats:?}");
     }
+}
+
+/// What others have guessed saves steps where it is right, and changes no draft.
+#[test]
+fn what_others_guessed_is_looked_behind_in_advance() {
+    let (text, _) = run(0.0, 0.0, false);
+    let proposed = |guess: &[u32]| {
+        let mut guessed = Draft::new();
+        let (mut parent, mut chance) = (None, 1.0);
+        for &token in guess {
+            chance *= 0.9;
+            parent = guessed.push(token, parent, chance);
+        }
+        let twin = Twin::new(0.0);
+        let mut drafter = NetworkDrafter::new(Arc::clone(&twin) as Arc<dyn Network>, 1000).unwrap();
+        let tokens = [1, 2, 3];
+        let (rows, features) = ([0, 1], Nothing);
+        let committed = Committed { tokens: &tokens, first: 0, rows: &rows, features: &features };
+        drafter.guesser.observe(&committed).unwrap();
+        let mut draft = Draft::new();
+        let worth = Worth { lambda: 1.0, row: 0.1, ..Worth::default() };
+        let context = Context { guessed: Some(&guessed), worth, ..Context::new(&tokens, 3) };
+        drafter.propose(&context, 6, &mut draft);
+        let nodes: Vec<_> = draft.nodes().iter().map(|node| (node.token, node.parent, node.chance)).collect();
+        (nodes, twin.passes.load(Relaxed))
+    };
+    let (alone, passes) = proposed(&[]);
+    let right = proposed(&text[..4]);
+    let half = proposed(&[text[0], text[1] + 1, 7, 7]);
+    let wrong = proposed(&[text[0] + 1, 7, 7, 7]);
+    assert_eq!((&right.0, &half.0, &wrong.0), (&alone, &alone, &alone));
+    assert_eq!(wrong.1, passes);
+    assert_eq!((passes - right.1, passes - half.1), (2, 1));
 }
