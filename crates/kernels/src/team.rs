@@ -3,8 +3,9 @@
 //! Each thread begins with a range of neighbouring blocks of its own, so that what it reads is one stream (a tenth
 //! faster than blocks in turn), and claims a share of what is left of it at a time; with none left it claims from the
 //! ends of the others' ranges. A thread that the operating system does not run claims nothing, and nobody waits for it.
-//! Only a block that a descheduled thread had already claimed can stall the loop; when that keeps happening the team
-//! works alone for a while, so that a busy neighbour costs little. Who computes a block never shows in its result.
+//! Only a block that a descheduled thread had already claimed can stall the loop; when stalls take a good part of the
+//! time the team works alone for a while, so that a busy neighbour costs little. Who computes a block never shows in its
+//! result.
 
 use std::cell::UnsafeCell;
 use std::ops::Range;
@@ -24,6 +25,10 @@ const LINGER: Duration = Duration::from_micros(200);
 const STALL: Duration = Duration::from_micros(400);
 /// The team works alone for this many times the length of a stall, so stalls cost a bounded share.
 const REST: u32 = 24;
+/// A stall sends the team to rest only if it had worked for less than this many times its length since the one before.
+/// A single one, as when the host of a virtual machine takes a processor for once, would cost far more in rest than it
+/// took.
+const SELDOM: u32 = 3;
 
 type Job<'a> = &'a (dyn Fn(usize) + Sync);
 
@@ -71,6 +76,8 @@ pub struct Team {
 struct Owner {
     generation: u64,
     rest_until: Option<Instant>,
+    /// Since when the team works together: the end of the last stall, or of the rest after it.
+    together: Option<Instant>,
 }
 
 impl Team {
@@ -183,8 +190,9 @@ impl Team {
                 }
             }
         }
-        if let Some(waited) = since.map(|s| s.elapsed()).filter(|&w| w > stall) {
-            owner.rest_until = Some(Instant::now() + waited * REST);
+        let Some(since) = since else { return };
+        let waited = since.elapsed();
+        if waited > stall && owner.stalls_too_often(since, waited) {
             self.shared.resting.store(true, Relaxed);
         }
     }
@@ -193,13 +201,28 @@ impl Team {
     fn rests(&self, owner: &mut Owner) -> bool {
         match owner.rest_until {
             Some(time) if Instant::now() < time => true,
-            Some(_) => {
+            Some(time) => {
                 owner.rest_until = None;
+                owner.together = Some(time);
                 self.shared.resting.store(false, Relaxed);
                 false
             }
             None => false,
         }
+    }
+}
+
+impl Owner {
+    /// Takes note of a stall of length `waited` that began at `since`: whether the team shall rest.
+    fn stalls_too_often(&mut self, since: Instant, waited: Duration) -> bool {
+        let worked = self.together.map(|together| since.saturating_duration_since(together));
+        let now = since + waited;
+        self.together = Some(now);
+        let rest = worked.is_some_and(|worked| worked < waited * SELDOM);
+        if rest {
+            self.rest_until = Some(now + waited * REST);
+        }
+        rest
     }
 }
 
@@ -355,7 +378,7 @@ mod tests {
         for slow in (0..THREADS)
             .flat_map(|thread| [thread * RANGE, thread * RANGE + RANGE / 2, (thread + 1) * RANGE - 1])
         {
-            // A new team, as one that had to wait rests.
+            // A new team, as one that had to wait may rest.
             let team = Team::new(THREADS);
             let counts: Vec<AtomicUsize> = (0..THREADS * RANGE).map(|_| AtomicUsize::new(0)).collect();
             let (done, seen) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -378,6 +401,21 @@ mod tests {
             assert!(counts.iter().all(|count| count.load(Relaxed) == 1), "slow block {slow}");
             assert!(seen.into_inner() >= others, "slow block {slow}: the others waited for its thread");
         }
+    }
+
+    #[test]
+    fn one_stall_is_forgiven_and_many_are_not() {
+        let (mut owner, ms) = (Owner::default(), Duration::from_millis);
+        let start = Instant::now();
+        assert!(!owner.stalls_too_often(start, ms(40)), "the first of all");
+        assert!(!owner.stalls_too_often(start + ms(240), ms(40)), "it had worked for 200 ms");
+        assert!(owner.stalls_too_often(start + ms(283), ms(3)), "for 3 ms");
+        assert_eq!(owner.rest_until, Some(start + ms(286 + 72)));
+        // After the rest the neighbour is still there.
+        owner.together = owner.rest_until.take();
+        assert!(owner.stalls_too_often(start + ms(360), ms(3)));
+        owner.together = owner.rest_until.take();
+        assert!(!owner.stalls_too_often(start + ms(600), ms(3)), "gone");
     }
 
     #[test]
