@@ -61,6 +61,7 @@ fn a_tree_grown_level_by_level_says_what_its_paths_say() {
             text.push(11);
         }
         assert!(tree.expand(&[Branch { parent: 99, token: 1 }]).is_err());
+        assert!(tree.begin(&[]).is_err());
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Rows that are caught up on in one pass.
 const CHUNK: usize = 256;
 /// Most rows of text in a pass that looks behind nodes too: logits are then made of all of them.
-const FEW: usize = 8;
+const FEW: usize = 4;
 
 /// A model that guesses for another one.
 pub struct LanguageModel {
@@ -242,6 +242,9 @@ impl Guesser for LanguageGuesser {
         let mut model = network.model();
         self.scored = self.wanted.min(network.description.vocab);
         model.score_first(self.scored);
+        if tokens.is_empty() {
+            return Err(Error::request("a draft needs a text to follow"));
+        }
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= model.vocab_size()) {
             return Err(Error::request(format!("the draft model has no token {token}")));
         }
