@@ -295,7 +295,7 @@ impl<T: Target> Session<T> {
         } else if let Some(drafter) = &mut self.drafter {
             let (tokens, prompt_len, draw) = (&self.tokens, self.prompt_len, self.draw);
             let context =
-                Context { tokens, prompt_len, draw, worth: self.control.worth(tokens.len()), guessed: None };
+                Context { draw, worth: self.control.worth(tokens.len()), ..Context::new(tokens, prompt_len) };
             left = left.min(self.control.rows(room));
             drafter.probe(&context, &self.draft, left, probes);
         }
@@ -346,7 +346,7 @@ impl<T: Target> Session<T> {
             Accept::Block => self.draw.of_round(tokens.len(), false),
         };
         let context =
-            Context { tokens, prompt_len, draw, worth: self.control.worth(tokens.len()), guessed: None };
+            Context { draw, worth: self.control.worth(tokens.len()), ..Context::new(tokens, prompt_len) };
         let room = self.control.rows(room);
         drafter.propose(&context, room, &mut self.draft);
         let vocab = self.vocab;
@@ -446,7 +446,7 @@ impl<T: Target> Session<T> {
         let Some(drafter) = &mut self.drafter else { return };
         let (tokens, prompt_len, draw) = (&self.tokens, self.prompt_len, self.draw);
         let context =
-            Context { tokens, prompt_len, draw, worth: self.control.worth(tokens.len()), guessed: None };
+            Context { draw, worth: self.control.worth(tokens.len()), ..Context::new(tokens, prompt_len) };
         let pass = LastPass { target, plan: &self.plan, taps: &self.taps };
         let (draft, rows, base) = (&self.draft, &self.path[..], self.plan.base);
         let first = self.cache.len() - rows.len();

@@ -97,7 +97,6 @@ impl Network for LanguageModel {
             scored: 0,
             text: Vec::new(),
             pending: Vec::new(),
-            unkept: 0,
             logits: Vec::new(),
             slots: Vec::new(),
             tokens: Vec::new(),
@@ -119,8 +118,6 @@ struct LanguageGuesser {
     /// Rows behind those, with their parents among themselves: the last of the text, then the nodes of the draft. What
     /// becomes text is kept.
     pending: Vec<(u32, Option<usize>)>,
-    /// How many of them are text.
-    unkept: usize,
     /// Logits behind the text, then behind each branch, or at each mask: `[rows, scored]`.
     logits: Vec<f32>,
     /// Which of these rows belongs to each node.
@@ -200,17 +197,24 @@ impl LanguageGuesser {
         model.forward(&mut [Pass { cache, tokens, parents, logits: LogitRows::All }], &[])
     }
 
+    /// Checks that every branch follows a node that there is, or another before it.
+    fn check(&self, branches: &[Branch]) -> Result<()> {
+        let nodes = self.slots.len();
+        match branches.iter().enumerate().find(|(i, b)| b.parent >= nodes + i) {
+            None => Ok(()),
+            Some((i, Branch { parent, .. })) => {
+                Err(Error::request(format!("branch {i} follows node {parent}, of {nodes} that there are")))
+            }
+        }
+    }
+
     /// Puts nodes behind the pending rows.
     fn add(&mut self, branches: &[Branch]) -> Result<()> {
-        let (nodes, unkept) = (self.slots.len(), self.unkept);
-        if let Some((i, branch)) = branches.iter().enumerate().find(|(i, b)| b.parent >= nodes + i) {
-            let parent = branch.parent;
-            return Err(Error::request(format!(
-                "branch {i} follows node {parent}, of {nodes} that there are"
-            )));
-        }
-        // Node 0 is the last row of text, pending or not.
-        self.pending.extend(branches.iter().map(|b| (b.token, (unkept + b.parent).checked_sub(1))));
+        self.check(branches)?;
+        // Node 0 is the last row of text, pending or not; all others are pending.
+        let nodes = self.slots.len();
+        let text = self.pending.len() + 1 - nodes;
+        self.pending.extend(branches.iter().map(|b| (b.token, (text + b.parent).checked_sub(1))));
         self.slots.extend(nodes..nodes + branches.len());
         Ok(())
     }
@@ -251,7 +255,6 @@ impl Guesser for LanguageGuesser {
         self.settle(tokens)?;
         self.logits.clear();
         self.slots.clear();
-        self.unkept = 0;
         let new = &tokens[self.text.len()..];
         let (early, last) = new.split_at(new.len().saturating_sub(1) / CHUNK * CHUNK);
         for chunk in early.chunks(CHUNK) {
@@ -265,12 +268,11 @@ impl Guesser for LanguageGuesser {
                 self.slots.push(0);
             }
             None if last.len() <= FEW => {
-                self.unkept = last.len();
                 self.pending.extend(last.iter().enumerate().map(|(row, &token)| (token, row.checked_sub(1))));
                 self.slots.push(0);
                 self.add(branches)?;
                 self.run(&mut model, 0)?;
-                self.keep_logits(&model, self.unkept - 1..self.pending.len());
+                self.keep_logits(&model, last.len() - 1..self.pending.len());
                 return Ok(());
             }
             None => {
@@ -286,14 +288,8 @@ impl Guesser for LanguageGuesser {
     fn expand(&mut self, branches: &[Branch]) -> Result<()> {
         let network = Arc::clone(&self.network);
         if let (Some(_), Some(depth)) = (network.mask, network.description.depth) {
-            let nodes = self.slots.len();
+            self.check(branches)?;
             for branch in branches {
-                if branch.parent >= self.slots.len() {
-                    let parent = branch.parent;
-                    return Err(Error::request(format!(
-                        "a branch follows node {parent}, of {nodes} that there are"
-                    )));
-                }
                 let slot = self.slots[branch.parent] + 1;
                 if slot >= depth {
                     return Err(Error::request(format!("a draft of {} from {depth} masks", slot + 1)));

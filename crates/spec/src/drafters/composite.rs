@@ -106,8 +106,10 @@ impl Drafter for Composite {
             for part in self.parts.iter_mut().filter(|part| part.takes_time()) {
                 part.ask_if_it_pays(&Context { guessed, ..*context }, rows);
             }
-            draft.clear();
-            self.join(rows, draft);
+            if self.parts.iter().any(|part| part.takes_time() && !part.draft.is_empty()) {
+                draft.clear();
+                self.join(rows, draft);
+            }
         }
         // Tokens that were drawn are verified as they are: nothing may be added or left out by
         // what came of the draw.
