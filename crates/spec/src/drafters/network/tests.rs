@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::drafter::Worth;
+use crate::drafters::{Composite, HostileDrafter, SuffixDrafter};
 use crate::sampler::SamplingParams;
 use crate::session::{Options, Request, Session};
 use crate::testing::HashTarget;
@@ -154,12 +155,16 @@ fn run(blur: f32, temperature: f32, draft: bool) -> (Vec<u32>, crate::Stats) {
 }
 
 fn run_with(blur: f32, temperature: f32, draft: bool, accept: Accept) -> (Vec<u32>, crate::Stats) {
+    let drafter = || Box::new(NetworkDrafter::new(Twin::new(blur), 1000).unwrap()) as Box<dyn Drafter>;
+    run_by(draft.then(drafter), temperature, accept)
+}
+
+fn run_by(drafter: Option<Box<dyn Drafter>>, temperature: f32, accept: Accept) -> (Vec<u32>, crate::Stats) {
     let mut target = HashTarget::new(VOCAB, 60.0, 1000);
-    let drafter = NetworkDrafter::new(Twin::new(blur), 1000).unwrap();
     let request = Request {
         prompt: vec![1, 2, 3],
         params: SamplingParams { max_tokens: Some(300), temperature, seed: 5, ..SamplingParams::default() },
-        drafter: draft.then(|| Box::new(drafter) as Box<dyn Drafter>),
+        drafter,
         text: None,
     };
     let options = Options { follow_clock: false, prefill_chunk: 2, accept, ..Options::default() };
@@ -254,4 +259,22 @@ fn what_others_guessed_is_looked_behind_in_advance() {
     assert_eq!((&right.0, &half.0, &wrong.0), (&alone, &alone, &alone));
     assert_eq!(wrong.1, passes);
     assert_eq!((passes - right.1, passes - half.1), (2, 1));
+}
+
+/// Beside drafters whose guesses it looks behind in advance, right ones and wrong ones.
+#[test]
+fn the_text_is_the_same_beside_others() {
+    for temperature in [0.0, 0.8, 1.5] {
+        let (plain, _) = run(0.0, temperature, false);
+        for blur in [0.0, 30.0, 200.0] {
+            let parts: Vec<Box<dyn Drafter>> = vec![
+                Box::new(SuffixDrafter::default()),
+                Box::new(NetworkDrafter::new(Twin::new(blur), 1000).unwrap()),
+                Box::new(HostileDrafter { vocab: VOCAB as u32, seed: 7, ..HostileDrafter::default() }),
+            ];
+            let (text, stats) = run_by(Some(Box::new(Composite::new(parts))), temperature, Accept::Match);
+            assert_eq!(text, plain, "temperature {temperature}, blur {blur}");
+            assert!(blur > 0.0 || stats.tau() > 2.0, "temperature {temperature}: {stats:?}");
+        }
+    }
 }
