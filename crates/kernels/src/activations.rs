@@ -28,8 +28,8 @@ pub(crate) struct Block {
     pub(crate) d: f32,
     /// Scale times the sum of `q`.
     pub(crate) d_sum: f32,
-    /// Sum of `q`, negated.
-    pub(crate) minus: i32,
+    /// Sum of `q`, negated, times 8, 16 and 128.
+    pub(crate) minus: [i32; 3],
 }
 
 /// 256 activations of one row as int8, as [`Block`].
@@ -45,7 +45,7 @@ pub(crate) struct SuperBlock {
     pub(crate) d: f32,
 }
 
-const EMPTY: Block = Block { q: [0; BLOCK], d: 0.0, d_sum: 0.0, minus: 0 };
+const EMPTY: Block = Block { q: [0; BLOCK], d: 0.0, d_sum: 0.0, minus: [0; 3] };
 const EMPTY_SUPER: SuperBlock =
     SuperBlock { q: [0; SUPER], minus_16: [0; SUPER / 16], minus_32: [0; SUPER / 32], d: 0.0 };
 
@@ -168,7 +168,7 @@ simd_fn! {
         for (x, block) in values.chunks_exact(BLOCK).zip(blocks) {
             let mut sums = [0i32];
             block.d = quantize::<S>(x, &mut block.q, &mut sums);
-            block.minus = -sums[0];
+            block.minus = [8, 16, 128].map(|times| -times * sums[0]);
             block.d_sum = block.d * sums[0] as f32;
         }
     }

@@ -7,16 +7,16 @@ use super::format::{CodeForm, Format, GROUPS, PAIR};
 use crate::activations::Block;
 use crate::simd::{Simd, each_row};
 
-/// The sum to start a dot product with, given the negated sum of its activations: what the codes stand above
-/// their weights is taken back.
+/// The sum to start a dot product with activations: what the codes stand above their weights is taken back.
 #[inline(always)]
-unsafe fn start<S: Simd, F: Format>(minus: *const i32) -> S::I {
-    // SAFETY: the caller guarantees an i32 and the instruction set.
+unsafe fn start<S: Simd, F: Format>(x: &Block) -> S::I {
+    let [times_8, times_16, times_128] = x.minus;
+    // SAFETY: the caller guarantees the instruction set.
     unsafe {
         match if F::Codes::BITS == 8 { F::ZERO - (128 - S::EIGHT_BIT_BIAS) } else { F::ZERO } {
-            8 => S::i_splat_shl::<3>(minus),
-            16 => S::i_splat_shl::<4>(minus),
-            128 => S::i_splat_shl::<7>(minus),
+            8 => S::i_splat(times_8),
+            16 => S::i_splat(times_16),
+            128 => S::i_splat(times_128),
             _ => S::i_zero(),
         }
     }
@@ -46,8 +46,7 @@ pub(crate) unsafe fn tile<S: Simd, F: Format, const T: usize>(
                     prefetch::<S>(p, codes);
                     let scales = F::scales::<S>(head.add(i * scales));
                     let block_codes = F::Codes::codes::<S>(p);
-                    each_row!(T, |t| acc[t] =
-                        block::<S, F>(acc[t], &scales, &block_codes, x[t].add(pair + i)));
+                    add_block::<S, F, T>(&mut acc, &scales, &block_codes, x.map(|x| x.add(pair + i)));
                     p = p.add(codes);
                 }
             }
@@ -73,23 +72,38 @@ const FAR: usize = 4096;
 /// How far ahead of use it then comes to the nearest cache.
 const NEAR: usize = 1024;
 
+/// Adds the products of a block to the sums of each row.
 #[inline(always)]
-unsafe fn block<S: Simd, F: Format>(
-    acc: S::F,
+unsafe fn add_block<S: Simd, F: Format, const T: usize>(
+    acc: &mut [S::F; T],
     scales: &super::format::Scales<S>,
     codes: &[S::B; GROUPS],
-    x: *const Block,
-) -> S::F {
-    // SAFETY: `x` points at one activation block.
+    x: [*const Block; T],
+) {
+    // SAFETY: each `x` points at one activation block.
     unsafe {
-        let x = &*x;
-        let q = x.q.as_ptr();
-        let start = start::<S, F>(&x.minus);
-        let dot = match F::Codes::BITS {
-            0..=4 => S::dot_codes::<4, 0, GROUPS>(start, codes, q),
-            5 => S::dot_codes::<5, 0, GROUPS>(start, codes, q),
-            _ => S::dot_codes::<8, 0, GROUPS>(start, codes, q),
-        };
+        let q = x.map(|x| (*x).q.as_ptr());
+        let mut dots = [S::i_zero(); T];
+        each_row!(T, |t| dots[t] = start::<S, F>(&*x[t]));
+        match F::Codes::BITS {
+            0..=4 => S::dot_rows::<4, T>(&mut dots, codes, q),
+            5 => S::dot_rows::<5, T>(&mut dots, codes, q),
+            _ => S::dot_rows::<8, T>(&mut dots, codes, q),
+        }
+        each_row!(T, |t| acc[t] = add_dot::<S, F>(acc[t], scales, dots[t], &*x[t]));
+    }
+}
+
+/// Adds one row's integer product of a block.
+#[inline(always)]
+unsafe fn add_dot<S: Simd, F: Format>(
+    acc: S::F,
+    scales: &super::format::Scales<S>,
+    dot: S::I,
+    x: &Block,
+) -> S::F {
+    // SAFETY: lane arithmetic; the caller guarantees the instruction set.
+    unsafe {
         let acc = S::fma(S::mul(S::i_to_f(dot), scales.scale), S::splat(x.d), acc);
         if F::OFFSET { S::fma(scales.offset, S::splat(x.d_sum), acc) } else { acc }
     }

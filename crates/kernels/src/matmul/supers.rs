@@ -85,40 +85,30 @@ unsafe fn add_block<S: Simd, F: SuperFormat, const T: usize>(
 ) {
     // SAFETY: a super-block of activations holds block `b`.
     unsafe {
+        let q = x.map(|x| (*x).q.as_ptr().add(32 * b));
         if F::SPLIT {
-            each_row!(T, |t| sums[t] = add_split::<S, F>(sums[t], codes, scales, &*x[t], b));
+            let [first, second] = scales.scale;
+            match F::Codes::BITS {
+                0..=5 => {
+                    S::dot_scaled_rows::<5, 0, 4, T>(sums, codes, q, first);
+                    S::dot_scaled_rows::<5, 4, 8, T>(sums, codes, q, second);
+                }
+                _ => {
+                    S::dot_scaled_rows::<6, 0, 4, T>(sums, codes, q, first);
+                    S::dot_scaled_rows::<6, 4, 8, T>(sums, codes, q, second);
+                }
+            }
+            if F::ZERO != 0 {
+                each_row!(T, |t| sums[t] =
+                    S::dot_pairs(sums[t], scales.zero, (*x[t]).minus_16.as_ptr().add(2 * b)));
+            }
             return;
         }
-        let q = x.map(|x| (*x).q.as_ptr().add(32 * b));
         match F::Codes::BITS {
-            0..=4 => S::dot_scaled_rows::<4, T>(sums, codes, q, scales.scale[0]),
-            5 => S::dot_scaled_rows::<5, T>(sums, codes, q, scales.scale[0]),
-            _ => S::dot_scaled_rows::<6, T>(sums, codes, q, scales.scale[0]),
+            0..=4 => S::dot_scaled_rows::<4, 0, 8, T>(sums, codes, q, scales.scale[0]),
+            5 => S::dot_scaled_rows::<5, 0, 8, T>(sums, codes, q, scales.scale[0]),
+            _ => S::dot_scaled_rows::<6, 0, 8, T>(sums, codes, q, scales.scale[0]),
         }
-    }
-}
-
-/// Adds the scaled products of block `b`, whose halves have scales of their own.
-#[inline(always)]
-unsafe fn add_split<S: Simd, F: SuperFormat>(
-    sum: S::I,
-    codes: &[S::B; GROUPS],
-    scales: &Scales<S>,
-    x: &SuperBlock,
-    b: usize,
-) -> S::I {
-    // SAFETY: a super-block of activations holds block `b`.
-    unsafe {
-        let q = x.q.as_ptr().add(32 * b);
-        let sum = match F::Codes::BITS {
-            0..=5 => S::dot_scaled::<5, 0, 4>(sum, codes, q, scales.scale[0]),
-            _ => S::dot_scaled::<6, 0, 4>(sum, codes, q, scales.scale[0]),
-        };
-        let sum = match F::Codes::BITS {
-            0..=5 => S::dot_scaled::<5, 4, 8>(sum, codes, q, scales.scale[1]),
-            _ => S::dot_scaled::<6, 4, 8>(sum, codes, q, scales.scale[1]),
-        };
-        if F::ZERO == 0 { sum } else { S::dot_pairs(sum, scales.zero, x.minus_16.as_ptr().add(2 * b)) }
     }
 }
 

@@ -169,9 +169,9 @@ impl Simd for Avx2 {
         unsafe { _mm256_and_si256(_mm256_srli_epi16::<4>(b), _mm256_set1_epi8(15)) }
     }
     #[inline(always)]
-    unsafe fn i_splat_shl<const SHIFT: i32>(p: *const i32) -> Self::I {
-        // SAFETY: the caller guarantees an i32 at `p` and the instruction set.
-        unsafe { _mm256_slli_epi32::<SHIFT>(_mm256_set1_epi32(p.read())) }
+    unsafe fn i_splat(x: i32) -> Self::I {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_set1_epi32(x) }
     }
     #[inline(always)]
     unsafe fn i_zero() -> Self::I {

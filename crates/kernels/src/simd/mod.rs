@@ -78,8 +78,7 @@ pub(crate) trait Simd: Copy + 'static {
     /// Largest lane.
     unsafe fn max_lane(a: Self::F) -> f32;
 
-    /// The i32 at `p` in every lane, shifted left.
-    unsafe fn i_splat_shl<const SHIFT: i32>(p: *const i32) -> Self::I;
+    unsafe fn i_splat(x: i32) -> Self::I;
     unsafe fn i_zero() -> Self::I;
     unsafe fn i_store(p: *mut i32, v: Self::I);
     unsafe fn i_to_f(a: Self::I) -> Self::F;
@@ -136,17 +135,26 @@ pub(crate) trait Simd: Copy + 'static {
         x: *const i8,
         scale: Self::I,
     ) -> Self::I;
-    /// [`dot_scaled`](Self::dot_scaled) over all groups for `T` rows of activations, in the order that keeps the
-    /// multipliers busiest.
+    /// [`dot_codes`](Self::dot_codes) for `T` rows of activations, in the order that keeps the multipliers busiest.
     #[inline(always)]
-    unsafe fn dot_scaled_rows<const BITS: u32, const T: usize>(
+    unsafe fn dot_rows<const BITS: u32, const T: usize>(
+        dots: &mut [Self::I; T],
+        w: &[Self::B; 8],
+        x: [*const i8; T],
+    ) {
+        // SAFETY: same contract.
+        unsafe { each_row!(T, |t| dots[t] = Self::dot_codes::<BITS, 0, 8>(dots[t], w, x[t])) }
+    }
+    /// [`dot_scaled`](Self::dot_scaled) for `T` rows of activations, likewise.
+    #[inline(always)]
+    unsafe fn dot_scaled_rows<const BITS: u32, const FROM: usize, const TO: usize, const T: usize>(
         sums: &mut [Self::I; T],
         w: &[Self::B; 8],
         x: [*const i8; T],
         scale: Self::I,
     ) {
         // SAFETY: same contract.
-        unsafe { row_by_row::<Self, BITS, T>(sums, w, x, scale) }
+        unsafe { each_row!(T, |t| sums[t] = Self::dot_scaled::<BITS, FROM, TO>(sums[t], w, x[t], scale)) }
     }
     /// `2 * LANES` unsigned bytes, as a pair of 16-bit integers in every lane.
     unsafe fn pairs_u8(p: *const u8) -> Self::I;
@@ -181,16 +189,4 @@ pub(crate) trait Simd: Copy + 'static {
 
     /// `y` where `x >= bound`, else 0.
     unsafe fn zero_where_below(y: Self::F, x: Self::F, bound: f32) -> Self::F;
-}
-
-/// [`Simd::dot_scaled_rows`], all groups of a row before the next row.
-#[inline(always)]
-unsafe fn row_by_row<S: Simd, const BITS: u32, const T: usize>(
-    sums: &mut [S::I; T],
-    w: &[S::B; 8],
-    x: [*const i8; T],
-    scale: S::I,
-) {
-    // SAFETY: same contract.
-    unsafe { each_row!(T, |t| sums[t] = S::dot_scaled::<BITS, 0, 8>(sums[t], w, x[t], scale)) }
 }

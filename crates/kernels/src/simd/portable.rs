@@ -122,9 +122,8 @@ impl Simd for Portable {
         a.into_iter().fold(f32::NEG_INFINITY, |m, x| if x > m { x } else { m })
     }
     #[inline(always)]
-    unsafe fn i_splat_shl<const SHIFT: i32>(p: *const i32) -> Self::I {
-        // SAFETY: one readable i32 by contract.
-        [unsafe { p.read() } << SHIFT; N]
+    unsafe fn i_splat(x: i32) -> Self::I {
+        [x; N]
     }
     #[inline(always)]
     unsafe fn i_zero() -> Self::I {
