@@ -380,6 +380,9 @@ unsafe fn group(acc: __m512i, w: &[__m512i; 8], x: *const i8, g: usize) -> __m51
     unsafe { _mm512_dpbusd_epi32(acc, w[g], _mm512_set1_epi32(x.add(4 * g).cast::<i32>().read_unaligned())) }
 }
 
+/// Rows up to which the products of each are added in two sums: of more rows the others fill the time.
+const FEW: usize = 4;
+
 /// Adds the products of groups `FROM` to `TO`, each group for all rows before the next: eight products one behind the
 /// other would wait for each other.
 #[inline(always)]
@@ -399,6 +402,21 @@ unsafe fn groups<const FROM: usize, const TO: usize, const T: usize>(
     }
     // SAFETY: the caller guarantees 4 * TO activations of each row and the instruction set.
     unsafe {
+        if T <= FEW && FROM == 0 && TO == 8 {
+            let mut high = [_mm512_setzero_si512(); T];
+            macro_rules! both {
+                ($g:literal) => {
+                    each_row!(T, |t| dots[t] = in_order(group(dots[t], w, x[t], $g)));
+                    each_row!(T, |t| high[t] = in_order(group(high[t], w, x[t], $g + 4)));
+                };
+            }
+            both!(0);
+            both!(1);
+            both!(2);
+            both!(3);
+            each_row!(T, |t| dots[t] = _mm512_add_epi32(dots[t], high[t]));
+            return;
+        }
         one!(0);
         one!(1);
         one!(2);
