@@ -1,12 +1,39 @@
 //! How steep the cost curve really is: a running fit of measured passes, since a neighbour on the
 //! machine, a long context or a curve from elsewhere make a row dearer or cheaper than assumed.
+//!
+//! Rows also cost in the passes after them: wide arithmetic slows a processor's clock for some milliseconds, so that
+//! where passes are short a pass of one row takes up to a tenth longer just after a wide one.
 
 /// Least squares, with fading memory, of seconds over what the curve says a pass costs more than
-/// one row. Only the ratio of slope to level is used, so the curve's unit does not matter.
+/// one row, and over the same of the passes before. Only ratios to the level are used, so the curve's unit does not
+/// matter.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Clock {
-    /// Faded sums over passes: of 1, x, y, x², xy.
-    sums: [f64; 5],
+    sums: Sums,
+    /// What the passes so far leave to the next one.
+    wake: f64,
+}
+
+/// Faded sums over passes of products of: 1, x of the pass itself, z of those before it, y its seconds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    n: f64,
+    x: f64,
+    z: f64,
+    y: f64,
+    xx: f64,
+    xz: f64,
+    zz: f64,
+    xy: f64,
+    zy: f64,
+}
+
+/// Seconds of a pass: `level + slope * x + after * z`.
+#[derive(Debug, Clone, Copy)]
+struct Fit {
+    level: f64,
+    slope: f64,
+    after: f64,
 }
 
 /// What a pass keeps of its weight with each newer one.
@@ -14,6 +41,10 @@ const KEEP: f64 = 0.97;
 /// Spread of x, summed over passes, at which measurements count as much as the curve: about that
 /// of one pass of 1 row and one of 7.
 const TRUST: f64 = 0.3;
+/// The same of z, about which the curve says that it costs nothing.
+const TRUST_AFTER: f64 = 0.3;
+/// What a pass leaves to the next one of its own and of what it was left.
+const LINGER: f64 = 0.6;
 /// Bounds of the correction.
 const RANGE: (f64, f64) = (0.2, 5.0);
 
@@ -23,54 +54,73 @@ impl Clock {
         if seconds.is_nan() || seconds <= 0.0 {
             return;
         }
-        let mut y = seconds;
-        if let Some((level, slope)) = self.fit() {
+        let (x, z, mut y) = (extra, self.wake, seconds);
+        self.wake = LINGER * (z + x);
+        if let Some(fit) = self.fit() {
             // The machine was busy elsewhere: believe it only so far.
-            y = y.min(2.0 * (level + slope * extra));
+            y = y.min(2.0 * (fit.level + fit.slope * x + fit.after * z));
             // No pass is faster than one of one row by chance: what was seen before was not normal.
-            if y < 0.5 * level {
-                self.sums = [0.0; 5];
+            if y < 0.5 * fit.level {
+                self.sums = Sums::default();
             }
         }
-        let new = [1.0, extra, y, extra * extra, extra * y];
-        for (sum, new) in self.sums.iter_mut().zip(new) {
-            *sum = *sum * KEEP + new;
-        }
+        self.sums.add(x, z, y);
     }
 
     /// Factor on the curve's rise beyond one row. Goes back to 1 as measurements fade.
     pub(crate) fn stretch(&self) -> f64 {
-        self.fit().map_or(1.0, |(level, slope)| (slope / level).clamp(RANGE.0, RANGE.1))
+        let all = |fit: Fit| (fit.slope + fit.after * LINGER / (1.0 - LINGER)) / fit.level;
+        self.fit().map_or(1.0, |fit| all(fit).clamp(RANGE.0, RANGE.1))
     }
 
     /// Seconds of a pass of one row; 0 before anything was measured.
     pub(crate) fn level(&self) -> f64 {
-        self.fit().map_or(0.0, |(level, _)| level)
+        self.fit().map_or(0.0, |fit| fit.level)
     }
 
     /// Whether enough passes were seen for the level to say something.
     pub(crate) fn knows(&self) -> bool {
         const ENOUGH: f64 = 12.0;
-        self.sums[0] >= ENOUGH
+        self.sums.n >= ENOUGH
     }
 
-    /// (level, slope) in seconds; `None` before there is anything to fit.
-    fn fit(&self) -> Option<(f64, f64)> {
-        let [n, x, y, _, xy] = self.sums;
+    /// `None` before there is anything to fit.
+    fn fit(&self) -> Option<Fit> {
+        let Sums { n, x, z, y, xx, xz, zz, xy, zy } = self.sums;
         if n < 1.0 {
             return None;
         }
         // Where the curve is right, slope and level are the same.
         let expected = y / (n + x);
-        let slope = (xy - x * y / n + TRUST * expected) / (self.spread() + TRUST);
-        let level = (y - slope * x) / n;
-        Some(if level > 0.0 { (level, slope) } else { (expected, expected) })
+        let covariance = |ab: f64, a: f64, b: f64| ab - a * b / n;
+        let (xx, zz, xz) = (covariance(xx, x, x) + TRUST, covariance(zz, z, z) + TRUST_AFTER, covariance(xz, x, z));
+        let (xy, zy) = (covariance(xy, x, y) + TRUST * expected, covariance(zy, z, y));
+        let after = ((xx * zy - xz * xy) / (xx * zz - xz * xz)).max(0.0);
+        let slope = (xy - xz * after) / xx;
+        let level = (y - slope * x - after * z) / n;
+        Some(if level > 0.0 {
+            Fit { level, slope, after }
+        } else {
+            Fit { level: expected, slope: expected, after: 0.0 }
+        })
     }
+}
 
-    /// Sum over passes of the squared distance of x from its mean.
-    fn spread(&self) -> f64 {
-        let [n, x, _, xx, _] = self.sums;
-        (xx - x * x / n.max(1.0)).max(0.0)
+impl Sums {
+    fn add(&mut self, x: f64, z: f64, y: f64) {
+        let new = Self { n: 1.0, x, z, y, xx: x * x, xz: x * z, zz: z * z, xy: x * y, zy: z * y };
+        let keep = |old: f64, new: f64| old * KEEP + new;
+        *self = Self {
+            n: keep(self.n, new.n),
+            x: keep(self.x, new.x),
+            z: keep(self.z, new.z),
+            y: keep(self.y, new.y),
+            xx: keep(self.xx, new.xx),
+            xz: keep(self.xz, new.xz),
+            zz: keep(self.zz, new.zz),
+            xy: keep(self.xy, new.xy),
+            zy: keep(self.zy, new.zy),
+        };
     }
 }
 
@@ -94,6 +144,20 @@ mod tests {
             run(&mut clock, 100, |_, x| level + slope * x);
             assert!((clock.stretch() / (slope / level) - 1.0).abs() < 0.15, "{}", clock.stretch());
         }
+    }
+
+    /// Wide passes that make those after them slower cost that too, and do not make one row look dear.
+    #[test]
+    fn what_wide_passes_leave_behind_counts() {
+        let (mut clock, mut wake) = (Clock::default(), 0.0);
+        for i in 0..200 {
+            let extra = if crate::testing::mix(i) % 4 == 0 { 1.0 } else { 0.0 };
+            clock.record(extra, 3.0 + 1.5 * extra + 0.5 * wake);
+            wake = LINGER * (wake + extra);
+        }
+        assert!((clock.level() / 3.0 - 1.0).abs() < 0.03, "{}", clock.level());
+        let all = (1.5 + 0.5 * LINGER / (1.0 - LINGER)) / 3.0;
+        assert!((clock.stretch() / all - 1.0).abs() < 0.1, "{} for {all}", clock.stretch());
     }
 
     #[test]

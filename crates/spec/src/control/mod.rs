@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn a_row_must_be_worth_its_time() {
         let mut price = controller(&[(1, 1.0), (17, 5.0)]);
-        assert_eq!(kept(&mut price, &[0.9, 0.6, 0.4, 0.15, 0.1]), 3);
+        assert_eq!(kept(&mut price, &[0.9, 0.6, 0.5, 0.15, 0.1]), 3);
         assert_eq!(kept(&mut price, &[0.2, 0.2]), 0);
     }
 
@@ -279,7 +279,7 @@ mod tests {
             price.parking = Default::default();
         }
         assert!((price.extra(9, 10) - 3.2).abs() < 0.3, "{}", price.extra(9, 10));
-        assert_eq!(kept(&mut price, &[0.9, 0.5, 0.3]), 2);
+        assert_eq!(kept(&mut price, &[0.9, 0.7, 0.3]), 2);
     }
 
     #[test]
