@@ -1,6 +1,6 @@
 //! AVX2 with FMA and F16C: eight lanes.
 
-use super::Simd;
+use super::{Simd, each_row};
 use std::arch::x86_64::*;
 
 /// See [`Simd`].
@@ -285,26 +285,14 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn dot_scaled<const BITS: u32, const FROM: usize, const TO: usize>(
-        mut acc: Self::I,
+    unsafe fn dot_scaled_rows<const BITS: u32, const FROM: usize, const TO: usize, const T: usize>(
+        sums: &mut [Self::I; T],
         w: &[Self::B; 8],
-        x: *const i8,
+        x: [*const i8; T],
         scale: Self::I,
-    ) -> Self::I {
-        // SAFETY: the caller guarantees 4 * TO activations and the instruction set.
-        unsafe {
-            if FROM == 0 && TO == 8 && BITS <= 4 {
-                let sums = _mm256_add_epi16(four::<BITS, 0>(w, x), four::<BITS, 4>(w, x));
-                return _mm256_add_epi32(acc, _mm256_madd_epi16(sums, scale));
-            }
-            if FROM == 0 {
-                acc = add_four::<BITS, 0>(acc, w, x, scale);
-            }
-            if TO == 8 {
-                acc = add_four::<BITS, 4>(acc, w, x, scale);
-            }
-        }
-        acc
+    ) {
+        // SAFETY: same contract.
+        unsafe { each_row!(T, |t| sums[t] = add_scaled::<BITS, FROM, TO>(sums[t], w, x[t], scale)) }
     }
     #[inline(always)]
     unsafe fn pairs_u8(p: *const u8) -> Self::I {
@@ -401,6 +389,30 @@ unsafe fn four<const BITS: u32, const G: usize>(w: &[__m256i; 8], x: *const i8) 
         let second = if G == 0 { two::<BITS, 2>(w, x) } else { two::<BITS, 6>(w, x) };
         _mm256_add_epi16(two::<BITS, G>(w, x), second)
     }
+}
+
+/// Adds the scaled products of groups `FROM` to `TO` of one row.
+#[inline(always)]
+unsafe fn add_scaled<const BITS: u32, const FROM: usize, const TO: usize>(
+    mut acc: __m256i,
+    w: &[__m256i; 8],
+    x: *const i8,
+    scale: __m256i,
+) -> __m256i {
+    // SAFETY: the caller guarantees 4 * TO activations and the instruction set.
+    unsafe {
+        if FROM == 0 && TO == 8 && BITS <= 4 {
+            let sums = _mm256_add_epi16(four::<BITS, 0>(w, x), four::<BITS, 4>(w, x));
+            return _mm256_add_epi32(acc, _mm256_madd_epi16(sums, scale));
+        }
+        if FROM == 0 {
+            acc = add_four::<BITS, 0>(acc, w, x, scale);
+        }
+        if TO == 8 {
+            acc = add_four::<BITS, 4>(acc, w, x, scale);
+        }
+    }
+    acc
 }
 
 /// Adds the products of groups `G` to `G + 3`, scaled and widened as often as codes of `BITS` bits need: pair sums with

@@ -271,19 +271,6 @@ impl Simd for Avx512 {
         unsafe { [_mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(pairs)), _mm512_srai_epi32::<16>(pairs)] }
     }
     #[inline(always)]
-    unsafe fn dot_scaled<const BITS: u32, const FROM: usize, const TO: usize>(
-        acc: Self::I,
-        w: &[Self::B; 8],
-        x: *const i8,
-        scale: Self::I,
-    ) -> Self::I {
-        // SAFETY: the caller guarantees 4 * TO activations and the instruction set.
-        unsafe {
-            let dot = Self::dot_codes::<BITS, FROM, TO>(Self::i_zero(), w, x);
-            _mm512_add_epi32(acc, _mm512_mullo_epi32(dot, scale))
-        }
-    }
-    #[inline(always)]
     unsafe fn dot_rows<const BITS: u32, const T: usize>(
         dots: &mut [Self::I; T],
         w: &[Self::B; 8],
@@ -391,40 +378,22 @@ unsafe fn groups<const FROM: usize, const TO: usize, const T: usize>(
     w: &[__m512i; 8],
     x: [*const i8; T],
 ) {
-    macro_rules! one {
-        ($g:literal) => {
-            if FROM <= $g && $g < TO {
-                each_row!(T, |t| {
-                    dots[t] = in_order(group(dots[t], w, x[t], $g));
-                });
-            }
+    macro_rules! add {
+        ($($g:literal to $sums:ident),*) => {
+            $(if FROM <= $g && $g < TO {
+                each_row!(T, |t| $sums[t] = in_order(group($sums[t], w, x[t], $g)));
+            })*
         };
     }
     // SAFETY: the caller guarantees 4 * TO activations of each row and the instruction set.
     unsafe {
-        if T <= FEW && FROM == 0 && TO == 8 {
-            let mut high = [_mm512_setzero_si512(); T];
-            macro_rules! both {
-                ($g:literal) => {
-                    each_row!(T, |t| dots[t] = in_order(group(dots[t], w, x[t], $g)));
-                    each_row!(T, |t| high[t] = in_order(group(high[t], w, x[t], $g + 4)));
-                };
-            }
-            both!(0);
-            both!(1);
-            both!(2);
-            both!(3);
-            each_row!(T, |t| dots[t] = _mm512_add_epi32(dots[t], high[t]));
-            return;
+        if T <= FEW && TO - FROM == 8 {
+            let mut more = [_mm512_setzero_si512(); T];
+            add!(0 to dots, 4 to more, 1 to dots, 5 to more, 2 to dots, 6 to more, 3 to dots, 7 to more);
+            each_row!(T, |t| dots[t] = _mm512_add_epi32(dots[t], more[t]));
+        } else {
+            add!(0 to dots, 1 to dots, 2 to dots, 3 to dots, 4 to dots, 5 to dots, 6 to dots, 7 to dots);
         }
-        one!(0);
-        one!(1);
-        one!(2);
-        one!(3);
-        one!(4);
-        one!(5);
-        one!(6);
-        one!(7);
     }
 }
 

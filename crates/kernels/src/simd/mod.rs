@@ -124,17 +124,10 @@ pub(crate) trait Simd: Copy + 'static {
         x: *const i8,
     ) -> Self::I;
 
-    /// `LANES` unsigned bytes as scales for [`dot_scaled`](Self::dot_scaled).
+    /// `LANES` unsigned bytes as scales for [`dot_scaled_rows`](Self::dot_scaled_rows).
     unsafe fn scales_u8(p: *const u8) -> Self::I;
-    /// The scales of [`dot_scaled`](Self::dot_scaled) in the first and in the second of each pair.
+    /// The scales of [`dot_scaled_rows`](Self::dot_scaled_rows) in the first and in the second of each pair.
     unsafe fn scales_of_pairs(pairs: Self::I) -> [Self::I; 2];
-    /// `acc + scale * dot`, the dot product as of [`dot_codes`](Self::dot_codes), codes of at most six bits.
-    unsafe fn dot_scaled<const BITS: u32, const FROM: usize, const TO: usize>(
-        acc: Self::I,
-        w: &[Self::B; 8],
-        x: *const i8,
-        scale: Self::I,
-    ) -> Self::I;
     /// [`dot_codes`](Self::dot_codes) for `T` rows of activations, in the order that keeps the multipliers busiest.
     #[inline(always)]
     unsafe fn dot_rows<const BITS: u32, const T: usize>(
@@ -145,17 +138,14 @@ pub(crate) trait Simd: Copy + 'static {
         // SAFETY: same contract.
         unsafe { each_row!(T, |t| dots[t] = Self::dot_codes::<BITS, 0, 8>(dots[t], w, x[t])) }
     }
-    /// [`dot_scaled`](Self::dot_scaled) for `T` rows of activations, likewise.
-    #[inline(always)]
+    /// Adds `scale * dot` to the sum of each row, the dot product as of [`dot_codes`](Self::dot_codes), codes of at most
+    /// six bits; in an order as [`dot_rows`](Self::dot_rows).
     unsafe fn dot_scaled_rows<const BITS: u32, const FROM: usize, const TO: usize, const T: usize>(
         sums: &mut [Self::I; T],
         w: &[Self::B; 8],
         x: [*const i8; T],
         scale: Self::I,
-    ) {
-        // SAFETY: same contract.
-        unsafe { each_row!(T, |t| sums[t] = Self::dot_scaled::<BITS, FROM, TO>(sums[t], w, x[t], scale)) }
-    }
+    );
     /// `2 * LANES` unsigned bytes, as a pair of 16-bit integers in every lane.
     unsafe fn pairs_u8(p: *const u8) -> Self::I;
     /// `2 * LANES` signed bytes, as a pair of 16-bit integers in every lane.

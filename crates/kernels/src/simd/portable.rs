@@ -221,15 +221,17 @@ impl Simd for Portable {
         [pairs.map(|pair| halves(pair)[0]), pairs.map(|pair| halves(pair)[1])]
     }
     #[inline(always)]
-    unsafe fn dot_scaled<const BITS: u32, const FROM: usize, const TO: usize>(
-        acc: Self::I,
+    unsafe fn dot_scaled_rows<const BITS: u32, const FROM: usize, const TO: usize, const T: usize>(
+        sums: &mut [Self::I; T],
         w: &[Self::B; 8],
-        x: *const i8,
+        x: [*const i8; T],
         scale: Self::I,
-    ) -> Self::I {
-        // SAFETY: the same contract.
-        let dot = unsafe { Self::dot_codes::<BITS, FROM, TO>([0; N], w, x) };
-        std::array::from_fn(|i| acc[i] + scale[i] * dot[i])
+    ) {
+        for (sums, x) in sums.iter_mut().zip(x) {
+            // SAFETY: same contract.
+            let dot = unsafe { Self::dot_codes::<BITS, FROM, TO>([0; N], w, x) };
+            *sums = std::array::from_fn(|i| sums[i] + scale[i] * dot[i]);
+        }
     }
     #[inline(always)]
     unsafe fn pairs_u8(p: *const u8) -> Self::I {

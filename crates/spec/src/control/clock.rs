@@ -4,31 +4,18 @@
 //! Rows also cost in the passes after them: wide arithmetic slows a processor's clock for some milliseconds, so that
 //! where passes are short a pass of one row takes up to a tenth longer just after a wide one.
 
-/// Least squares, with fading memory, of seconds over what the curve says a pass costs more than
-/// one row, and over the same of the passes before. Only ratios to the level are used, so the curve's unit does not
-/// matter.
+/// Least squares, with fading memory, of the seconds of passes over what the curve says that they, and those before
+/// them, cost more than one row. Only ratios to the level are used, so the curve's unit does not matter.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Clock {
-    sums: Sums,
+    /// Faded sums over passes of the products of any two of: 1, what the curve says of the pass, what those before it
+    /// have left to it, its seconds.
+    sums: [[f64; 4]; 4],
     /// What the passes so far leave to the next one.
     wake: f64,
 }
 
-/// Faded sums over passes of products of: 1, x of the pass itself, z of those before it, y its seconds.
-#[derive(Debug, Clone, Copy, Default)]
-struct Sums {
-    n: f64,
-    x: f64,
-    z: f64,
-    y: f64,
-    xx: f64,
-    xz: f64,
-    zz: f64,
-    xy: f64,
-    zy: f64,
-}
-
-/// Seconds of a pass: `level + slope * x + after * z`.
+/// Seconds of a pass: `level + slope * extra + after * wake`.
 #[derive(Debug, Clone, Copy)]
 struct Fit {
     level: f64,
@@ -38,10 +25,10 @@ struct Fit {
 
 /// What a pass keeps of its weight with each newer one.
 const KEEP: f64 = 0.97;
-/// Spread of x, summed over passes, at which measurements count as much as the curve: about that
+/// Spread of what the curve says, summed over passes, at which measurements count as much as the curve: about that
 /// of one pass of 1 row and one of 7.
 const TRUST: f64 = 0.3;
-/// The same of z, about which the curve says that it costs nothing.
+/// The same of what passes leave behind, of which the curve says that it costs nothing.
 const TRUST_AFTER: f64 = 0.3;
 /// What a pass leaves to the next one of its own and of what it was left.
 const LINGER: f64 = 0.6;
@@ -54,17 +41,22 @@ impl Clock {
         if seconds.is_nan() || seconds <= 0.0 {
             return;
         }
-        let (x, z, mut y) = (extra, self.wake, seconds);
-        self.wake = LINGER * (z + x);
+        let (wake, mut seconds) = (self.wake, seconds);
+        self.wake = LINGER * (wake + extra);
         if let Some(fit) = self.fit() {
             // The machine was busy elsewhere: believe it only so far.
-            y = y.min(2.0 * (fit.level + fit.slope * x + fit.after * z));
+            seconds = seconds.min(2.0 * (fit.level + fit.slope * extra + fit.after * wake));
             // No pass is faster than one of one row by chance: what was seen before was not normal.
-            if y < 0.5 * fit.level {
-                self.sums = Sums::default();
+            if seconds < 0.5 * fit.level {
+                self.sums = Default::default();
             }
         }
-        self.sums.add(x, z, y);
+        let new = [1.0, extra, wake, seconds];
+        for (row, a) in self.sums.iter_mut().zip(new) {
+            for (sum, b) in row.iter_mut().zip(new) {
+                *sum = *sum * KEEP + a * b;
+            }
+        }
     }
 
     /// Factor on the curve's rise beyond one row. Goes back to 1 as measurements fade.
@@ -81,46 +73,25 @@ impl Clock {
     /// Whether enough passes were seen for the level to say something.
     pub(crate) fn knows(&self) -> bool {
         const ENOUGH: f64 = 12.0;
-        self.sums.n >= ENOUGH
+        self.sums[0][0] >= ENOUGH
     }
 
     /// `None` before there is anything to fit.
     fn fit(&self) -> Option<Fit> {
-        let Sums { n, x, z, y, xx, xz, zz, xy, zy } = self.sums;
+        let [n, x, z, y] = self.sums[0];
         if n < 1.0 {
             return None;
         }
         // Where the curve is right, slope and level are the same.
         let expected = y / (n + x);
-        let covariance = |ab: f64, a: f64, b: f64| ab - a * b / n;
-        let (xx, zz, xz) = (covariance(xx, x, x) + TRUST, covariance(zz, z, z) + TRUST_AFTER, covariance(xz, x, z));
-        let (xy, zy) = (covariance(xy, x, y) + TRUST * expected, covariance(zy, z, y));
+        let spread = |a: usize, b: usize| self.sums[a][b] - self.sums[0][a] * self.sums[0][b] / n;
+        let (xx, zz, xz) = (spread(1, 1) + TRUST, spread(2, 2) + TRUST_AFTER, spread(1, 2));
+        let (xy, zy) = (spread(1, 3) + TRUST * expected, spread(2, 3));
         let after = ((xx * zy - xz * xy) / (xx * zz - xz * xz)).max(0.0);
         let slope = (xy - xz * after) / xx;
         let level = (y - slope * x - after * z) / n;
-        Some(if level > 0.0 {
-            Fit { level, slope, after }
-        } else {
-            Fit { level: expected, slope: expected, after: 0.0 }
-        })
-    }
-}
-
-impl Sums {
-    fn add(&mut self, x: f64, z: f64, y: f64) {
-        let new = Self { n: 1.0, x, z, y, xx: x * x, xz: x * z, zz: z * z, xy: x * y, zy: z * y };
-        let keep = |old: f64, new: f64| old * KEEP + new;
-        *self = Self {
-            n: keep(self.n, new.n),
-            x: keep(self.x, new.x),
-            z: keep(self.z, new.z),
-            y: keep(self.y, new.y),
-            xx: keep(self.xx, new.xx),
-            xz: keep(self.xz, new.xz),
-            zz: keep(self.zz, new.zz),
-            xy: keep(self.xy, new.xy),
-            zy: keep(self.zy, new.zy),
-        };
+        let curve = Fit { level: expected, slope: expected, after: 0.0 };
+        Some(if level > 0.0 { Fit { level, slope, after } } else { curve })
     }
 }
 
@@ -151,7 +122,7 @@ mod tests {
     fn what_wide_passes_leave_behind_counts() {
         let (mut clock, mut wake) = (Clock::default(), 0.0);
         for i in 0..200 {
-            let extra = if crate::testing::mix(i) % 4 == 0 { 1.0 } else { 0.0 };
+            let extra = if crate::testing::mix(i).is_multiple_of(4) { 1.0 } else { 0.0 };
             clock.record(extra, 3.0 + 1.5 * extra + 0.5 * wake);
             wake = LINGER * (wake + extra);
         }
