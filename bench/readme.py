@@ -18,6 +18,9 @@ NAMES = {"smol": "SmolLM2-135M Q4_1", "gem": "Gemma-3-270m Q4_K_M",
          "qwen2.5-coder-1.5b-instruct": "Qwen2.5-Coder-1.5B Q4_K_M"}
 
 
+TITLES = {"all": "all prompts", "code_edit": "code edits", "human_eval": "HumanEval", "spec_bench": "Spec-Bench"}
+
+
 def name(file):
     stem = Path(file).name.removesuffix(".gguf")
     return NAMES.get(stem, stem)
@@ -39,7 +42,7 @@ def speculation(path):
         count = rows[drafters[0]]["prompts"]
         if count < 3:  # An interval of one prompt says nothing.
             continue
-        lines.append(f"| {category.replace('_', ' ')} ({count}) | " + " | ".join(cells) + " |")
+        lines.append(f"| {TITLES.get(category, category.replace('_', ' '))} ({count}) | " + " | ".join(cells) + " |")
     if not all(c["texts_equal"] for c in configs):
         lines += ["", "Some texts differ: that is a bug."]
     return [*lines, ""]
@@ -69,7 +72,8 @@ def main():
              *(rows[known] for known in dict.fromkeys(NAMES.values()) if known in rows)]
     text = [f"Leveret against llama.cpp ({package}, the best of its own settings for each figure), same file, in "
             f"turns, medians, on {machine}; t(m) is the time of a pass over m rows; ratios above 1 where Leveret is faster:", "", *lines]
-    text += ["", "Rows are separate runs, each with the build of its day.", ""]
+    text += ["", "Rows are separate runs, each with the build of its day, on a virtual machine whose host is busy at times: compare "
+             "within a row only.", ""]
     for path in args.speculate:
         text += speculation(path)
     text += ["Made by `bench/peers.py`, `leveret bench speculate` and `bench/readme.py`; the reports are in `docs/bench`."]
