@@ -16,8 +16,6 @@ NAMES = {"smol": "SmolLM2-135M Q4_1", "gem": "Gemma-3-270m Q4_K_M",
          "smollm2-135m-instruct": "SmolLM2-135M Q4_1", "gemma-3-270m": "Gemma-3-270m Q4_K_M",
          "qwen2.5-coder-0.5b-instruct": "Qwen2.5-Coder-0.5B Q4_K_M",
          "qwen2.5-coder-1.5b-instruct": "Qwen2.5-Coder-1.5B Q4_K_M"}
-
-
 TITLES = {"all": "all prompts", "code_edit": "code edits", "human_eval": "HumanEval", "spec_bench": "Spec-Bench"}
 
 
