@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(crate) const BLOCK: usize = 32;
 /// Elements of a [`SuperBlock`].
 pub(crate) const SUPER: usize = 256;
-/// Super-blocks that may be read behind the last one, by tiles of more rows than there are.
+/// Blocks that may be read behind the last one, by tiles of more rows than there are.
 pub(crate) const SPARE: usize = 32;
 
 /// 32 activations of one row as int8 with their scale and sums: one cache line.
@@ -61,9 +61,9 @@ pub struct Activations {
 /// The blocks made so far of the rows that stand in [`Activations`].
 #[derive(Debug, Default)]
 pub(crate) struct Quantized {
-    /// `[row][block]`.
+    /// `[block][row]`: what one part of the weights meets lies together.
     blocks: Vec<Block>,
-    /// `[super-block][row]`: what one part of the weights meets lies together.
+    /// `[super-block][row]`.
     supers: Vec<SuperBlock>,
     has_blocks: bool,
     has_supers: bool,
@@ -116,57 +116,70 @@ impl Activations {
         let mut quantized = self.quantized.lock().unwrap_or_else(PoisonError::into_inner);
         let q = &mut *quantized;
         if blocks && !q.has_blocks {
-            let per_row = self.cols / BLOCK;
-            if q.blocks.len() < self.rows * per_row {
-                q.blocks.resize(self.rows * per_row, EMPTY);
-            }
-            par_rows(
-                team,
-                (&mut q.blocks[..self.rows * per_row], per_row),
-                (&mut [] as &mut [u8], 0),
-                |row, out, _| {
-                    quantize_row(self.row(row), out);
-                },
-            );
+            self.fill_blocks(team, &mut q.blocks, BLOCK, EMPTY, quantize_blocks);
             q.has_blocks = true;
         }
         if supers && !q.has_supers {
-            let total = self.rows * (self.cols / SUPER);
-            if q.supers.len() < total + SPARE {
-                q.supers.resize(total + SPARE, EMPTY_SUPER);
-            }
-            let out = Shared::new(&mut q.supers);
-            team.run(self.rows, |row| {
-                for (i, values) in self.row(row).chunks_exact(SUPER).enumerate() {
-                    // SAFETY: every row has super-blocks of its own, and is visited once.
-                    let out = unsafe { out.part(i * self.rows + row, 1) };
-                    quantize_super(values, &mut out[0]);
-                }
-            });
+            self.fill_blocks(team, &mut q.supers, SUPER, EMPTY_SUPER, quantize_supers);
             q.has_supers = true;
         }
         quantized
     }
+
+    /// Makes the blocks of `len` values of every row, `[block][row]`.
+    fn fill_blocks<B: Copy + Send>(
+        &self,
+        team: &Team,
+        blocks: &mut Vec<B>,
+        len: usize,
+        empty: B,
+        quantize: impl Fn(&[f32], &mut Column<'_, B>) + Sync,
+    ) {
+        let total = self.rows * (self.cols / len);
+        if blocks.len() < total + SPARE {
+            blocks.resize(total + SPARE, empty);
+        }
+        let blocks = Shared::new(blocks);
+        // Every row is visited once.
+        team.run(self.rows, |row| {
+            quantize(self.row(row), &mut Column { blocks: &blocks, row, rows: self.rows });
+        });
+    }
+}
+
+/// The blocks of one row.
+struct Column<'a, B> {
+    blocks: &'a Shared<B>,
+    row: usize,
+    rows: usize,
+}
+
+impl<B> Column<'_, B> {
+    #[inline(always)]
+    fn block(&mut self, i: usize) -> &mut B {
+        // SAFETY: every row has blocks of its own, and one column.
+        unsafe { &mut self.blocks.part(i * self.rows + self.row, 1)[0] }
+    }
 }
 
 impl Quantized {
-    /// The blocks of a row of `per_row` blocks.
-    pub(crate) fn blocks(&self, row: usize, per_row: usize) -> &[Block] {
-        &self.blocks[row * per_row..][..per_row]
+    /// The blocks from number `at` on: `row` of the first one for a row's first. The next one of the same row stands as
+    /// many further as there are rows, and [`SPARE`] stand behind the last.
+    pub(crate) fn blocks(&self, at: usize) -> &[Block] {
+        &self.blocks[at..]
     }
 
-    /// The super-blocks from `row` of the first on; the next one of the same row stands as many further as there are
-    /// rows, and [`SPARE`] stand behind the last.
-    pub(crate) fn supers(&self, row: usize) -> &[SuperBlock] {
-        &self.supers[row..]
+    /// The super-blocks, as [`blocks`](Self::blocks).
+    pub(crate) fn supers(&self, at: usize) -> &[SuperBlock] {
+        &self.supers[at..]
     }
 }
 
 simd_fn! {
-    /// Quantises `values` (whole blocks) block by block.
-    fn quantize_row<S>(values: &[f32], blocks: &mut [Block]) {
-        for (x, block) in values.chunks_exact(BLOCK).zip(blocks) {
-            let mut sums = [0i32];
+    /// Quantises a row by 32 values.
+    fn quantize_blocks<S>(values: &[f32], out: &mut Column<'_, Block>) {
+        for (i, x) in values.chunks_exact(BLOCK).enumerate() {
+            let (block, mut sums) = (out.block(i), [0i32]);
             block.d = quantize::<S>(x, &mut block.q, &mut sums);
             block.minus = [8, 16, 128].map(|times| -times * sums[0]);
             block.d_sum = block.d * sums[0] as f32;
@@ -175,12 +188,14 @@ simd_fn! {
 }
 
 simd_fn! {
-    /// Quantises 256 values.
-    fn quantize_super<S>(values: &[f32], block: &mut SuperBlock) {
-        let mut sums = [0i32; SUPER / 16];
-        block.d = quantize::<S>(values, &mut block.q, &mut sums);
-        block.minus_16 = sums.map(|sum| -sum as i16);
-        block.minus_32 = std::array::from_fn(|i| -(sums[2 * i] + sums[2 * i + 1]) as i16);
+    /// Quantises a row by 256 values.
+    fn quantize_supers<S>(values: &[f32], out: &mut Column<'_, SuperBlock>) {
+        for (i, x) in values.chunks_exact(SUPER).enumerate() {
+            let (block, mut sums) = (out.block(i), [0i32; SUPER / 16]);
+            block.d = quantize::<S>(x, &mut block.q, &mut sums);
+            block.minus_16 = sums.map(|sum| -sum as i16);
+            block.minus_32 = std::array::from_fn(|i| -(sums[2 * i] + sums[2 * i + 1]) as i16);
+        }
     }
 }
 

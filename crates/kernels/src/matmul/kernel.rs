@@ -22,7 +22,7 @@ unsafe fn start<S: Simd, F: Format>(x: &Block) -> S::I {
     }
 }
 
-/// Products of a quantised panel over `blocks` blocks with `T` rows.
+/// Products of a quantised panel over `blocks` blocks with `T` rows, whose blocks stand `step` apart.
 ///
 /// # Safety
 /// `panel` holds the blocks; each `x` points at as many activation blocks; the set's instructions exist.
@@ -31,11 +31,12 @@ pub(crate) unsafe fn tile<S: Simd, F: Format, const T: usize>(
     panel: *const u8,
     blocks: usize,
     x: [*const Block; T],
+    step: usize,
 ) -> [S::F; T] {
     // SAFETY: all pointers stay inside what the caller guarantees.
     unsafe {
         let mut acc = [S::splat(0.0); T];
-        let mut p = panel;
+        let (mut p, mut at) = (panel, 0);
         let (scales, codes) = (F::SCALES * S::LANES, F::Codes::CODES * S::LANES);
         for pair in (0..blocks).step_by(PAIR) {
             let head = p;
@@ -46,8 +47,8 @@ pub(crate) unsafe fn tile<S: Simd, F: Format, const T: usize>(
                     prefetch::<S>(p, codes);
                     let scales = F::scales::<S>(head.add(i * scales));
                     let block_codes = F::Codes::codes::<S>(p);
-                    add_block::<S, F, T>(&mut acc, &scales, &block_codes, x.map(|x| x.add(pair + i)));
-                    p = p.add(codes);
+                    add_block::<S, F, T>(&mut acc, &scales, &block_codes, x.map(|x| x.add(at)));
+                    (p, at) = (p.add(codes), at + step);
                 }
             }
         }
@@ -96,7 +97,7 @@ unsafe fn add_block<S: Simd, F: Format, const T: usize>(
 
 /// Adds one row's integer product of a block.
 #[inline(always)]
-unsafe fn add_dot<S: Simd, F: Format>(
+pub(super) unsafe fn add_dot<S: Simd, F: Format>(
     acc: S::F,
     scales: &super::format::Scales<S>,
     dot: S::I,

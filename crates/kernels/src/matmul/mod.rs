@@ -166,11 +166,16 @@ impl Plan {
     }
 }
 
-/// Whether tiles serve a job: for weights of super-blocks and enough rows that are neighbours.
+/// Whether tiles serve a job: for quantised weights and enough rows that are neighbours.
 fn on_tiles(job: &Job<'_>, rows: usize) -> bool {
     #[cfg(target_arch = "x86_64")]
-    if rows >= tiles::MIN_ROWS && !matches!(job.rows, Rows::List(_)) {
-        return job.matrix.element_type().block_len() == SUPER && crate::isa::tiles();
+    if !matches!(job.rows, Rows::List(_)) {
+        let least = match job.matrix.element_type().block_len() {
+            BLOCK => tiles::blocks::MIN_ROWS,
+            SUPER => tiles::supers::MIN_ROWS,
+            _ => return false,
+        };
+        return rows >= least && crate::isa::tiles();
     }
     let _ = (job, rows);
     false
@@ -201,13 +206,13 @@ fn run_panels(work: &Work<'_>, panels: Range<usize>, tiles: bool) {
         T::F32 => float::<kernel::F32>(work, panels),
         T::F16 => float::<kernel::F16>(work, panels),
         T::BF16 => float::<kernel::BF16>(work, panels),
-        T::Q4_0 => quantized::<f::Q4_0>(work, panels),
-        T::Q4_1 => quantized::<f::Q4_1>(work, panels),
-        T::Q5_0 => quantized::<f::Q5_0>(work, panels),
-        T::Q5_1 => quantized::<f::Q5_1>(work, panels),
-        T::Q8_0 => quantized::<f::Q8_0>(work, panels),
-        T::Iq4Nl => quantized::<f::Iq4Nl>(work, panels),
-        T::Mxfp4 => quantized::<f::Mxfp4>(work, panels),
+        T::Q4_0 => in_blocks::<f::Q4_0>(work, panels, tiles),
+        T::Q4_1 => in_blocks::<f::Q4_1>(work, panels, tiles),
+        T::Q5_0 => in_blocks::<f::Q5_0>(work, panels, tiles),
+        T::Q5_1 => in_blocks::<f::Q5_1>(work, panels, tiles),
+        T::Q8_0 => in_blocks::<f::Q8_0>(work, panels, tiles),
+        T::Iq4Nl => in_blocks::<f::Iq4Nl>(work, panels, tiles),
+        T::Mxfp4 => in_blocks::<f::Mxfp4>(work, panels, tiles),
         T::Q2K => in_supers::<f::Q2K>(work, panels, tiles),
         T::Q3K => in_supers::<f::Q3K>(work, panels, tiles),
         T::Q4K => in_supers::<f::Q4K>(work, panels, tiles),
@@ -216,16 +221,22 @@ fn run_panels(work: &Work<'_>, panels: Range<usize>, tiles: bool) {
     }
 }
 
-/// Weights of super-blocks, on tiles or vectors.
-fn in_supers<F: format::SuperFormat>(work: &Work<'_>, panels: Range<usize>, tiles: bool) {
-    #[cfg(target_arch = "x86_64")]
-    if tiles {
-        // SAFETY: tiles are granted only where the processor has them and AVX-512.
-        return unsafe { tiles::run::<F>(work, panels) };
-    }
-    let _ = tiles;
-    on_vectors::<F>(work, panels);
+/// Defines a function that multiplies on tiles or on vectors.
+macro_rules! tiles_or_vectors {
+    ($name:ident, $bound:path, $tiles:ident, $vectors:ident) => {
+        fn $name<F: $bound>(work: &Work<'_>, panels: Range<usize>, tiles: bool) {
+            #[cfg(target_arch = "x86_64")]
+            if tiles {
+                // SAFETY: tiles are granted only where the processor has them and AVX-512.
+                return unsafe { tiles::$tiles::run::<F>(work, panels) };
+            }
+            let _ = tiles;
+            $vectors::<F>(work, panels);
+        }
+    };
 }
+tiles_or_vectors!(in_blocks, format::Format, blocks, quantized);
+tiles_or_vectors!(in_supers, format::SuperFormat, supers, on_vectors);
 
 /// Compiles `$body::<S, F>` for each instruction set and calls the one in use.
 macro_rules! per_isa {
@@ -304,12 +315,11 @@ fn quantized_tile<S: Simd, F: format::Format, const T: usize>(
     i: usize,
 ) {
     debug_assert_eq!(work.matrix.layout.lanes, S::LANES);
-    let blocks = work.matrix.cols() / BLOCK;
-    let x: [*const Block; T] =
-        std::array::from_fn(|t| work.quantized.blocks(work.row(i + t), blocks).as_ptr());
+    let (blocks, step) = (work.matrix.cols() / BLOCK, work.x.rows());
+    let x: [*const Block; T] = std::array::from_fn(|t| work.quantized.blocks(work.row(i + t)).as_ptr());
     for panel in panels {
         // SAFETY: a panel holds `blocks` blocks, a row that many activation blocks; `S` was checked for.
-        let sums = unsafe { kernel::tile::<S, F, T>(work.matrix.panel(panel).as_ptr(), blocks, x) };
+        let sums = unsafe { kernel::tile::<S, F, T>(work.matrix.panel(panel).as_ptr(), blocks, x, step) };
         store::<S, T>(work, panel, i, sums);
     }
 }

@@ -161,9 +161,9 @@ fn each_number_of_rows_gives_the_bits_of_single_rows() {
     let (alone, two) = (Team::new(1), Team::new(2));
     for ty in ElementType::ALL {
         let matrix = Matrix::pack(&two, ty, &stored(ty, rows, cols, 13), rows, cols).unwrap();
-        let x = inputs(13, cols, 17);
+        let x = inputs(33, cols, 17);
         let single: Vec<Vec<u32>> = x.chunks(cols).map(|x| bits(&product(&alone, &matrix, x))).collect();
-        for m in 2..=13 {
+        for m in 2..=33 {
             let all = bits(&product(&two, &matrix, &x[..m * cols]));
             assert_eq!(all, single[..m].concat(), "{} in a pass of {m} rows", ty.name());
         }
@@ -175,7 +175,8 @@ fn each_number_of_rows_gives_the_bits_of_single_rows() {
 fn rows_of_a_long_prompt_have_the_bits_of_single_rows() {
     let (rows, cols, m) = (150, 512, 549);
     let (alone, two) = (Team::new(1), Team::new(2));
-    for ty in [ElementType::Q2K, ElementType::Q4K, ElementType::Q6K] {
+    use ElementType as T;
+    for ty in [T::Q2K, T::Q4K, T::Q6K, T::Q4_1, T::Q5_0, T::Q8_0, T::Mxfp4] {
         let matrix = Matrix::pack(&two, ty, &stored(ty, rows, cols, 9), rows, cols).unwrap();
         let x = inputs(m, cols, 11);
         let all = product(&two, &matrix, &x);

@@ -19,7 +19,7 @@ pub(crate) use portable::Portable;
 /// The body for each row of a tile, written out: a loop would keep the sums in memory.
 macro_rules! each_row {
     ($count:ident, |$t:ident| $body:expr) => {
-        each_row!(@ $count, $t, $body, 0 1 2 3 4 5 6 7 8 9 10 11)
+        each_row!(@ $count, $t, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
     };
     (@ $count:ident, $t:ident, $body:expr, $($row:literal)*) => {{
         $(if $count > $row {

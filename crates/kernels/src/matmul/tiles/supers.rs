@@ -1,12 +1,14 @@
-//! The integer sums of super-blocks on AMX tiles, for products of many rows.
+//! The integer sums of super-blocks on tiles.
 //!
 //! A weight's code times its scale has more than eight bits, so it is taken in two parts, each of which multiplies
 //! the activations as bytes: `sum = low + (high << SHIFT)`. Integers are exact, so the sums and with them all outputs
 //! have the bits that [`supers`](super::supers) gives.
 
-use super::format::{CodeForm, SUPER_BLOCKS, SuperFormat};
-use super::supers::Head;
-use super::{Work, store};
+use super::super::Work;
+use super::super::format::{CodeForm, SUPER_BLOCKS, SuperFormat};
+use super::super::kernel::prefetch;
+use super::super::supers::Head;
+use super::{MAX_PANELS, ROWS, SIDE, Sums, configure, store_rows};
 use crate::activations::SuperBlock;
 use crate::simd::{Avx512, Simd};
 use std::arch::asm;
@@ -15,18 +17,9 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Rows from which on tiles are faster: weights are split once for all rows.
-pub(super) const MIN_ROWS: usize = 13;
-/// Most panels of a block, which share activations while these are in the cache.
-pub(super) const MAX_PANELS: usize = 8;
-/// Rows worked on at a time; their sums lie on the stack.
-const ROWS: usize = 512;
-/// Rows and columns of a tile of sums.
-const SIDE: usize = 16;
+pub(in super::super) const MIN_ROWS: usize = 13;
 /// Tiles over the inputs of a super-block.
 const STEPS: usize = 4;
-
-/// Float sums of `ROWS` rows with one panel.
-type Sums = [MaybeUninit<[f32; SIDE]>; ROWS];
 
 /// Low sums and high sums of a tile of rows, then those of a second.
 type TileSums = [[[i32; SIDE]; SIDE]; 4];
@@ -45,7 +38,7 @@ struct Buffers {
 /// # Safety
 /// The processor has AVX-512 with VNNI, and [`tiles`](crate::isa::tiles) were granted.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) unsafe fn run<F: SuperFormat>(work: &Work<'_>, panels: Range<usize>) {
+pub(in super::super) unsafe fn run<F: SuperFormat>(work: &Work<'_>, panels: Range<usize>) {
     let supers = work.matrix.cols() / 256;
     let mut sums: [Sums; MAX_PANELS] = [const { [const { MaybeUninit::uninit() }; ROWS] }; MAX_PANELS];
     let mut buffers = Buffers { weights: [[[0; 1024]; STEPS]; 2], sums: [[[[0; SIDE]; SIDE]; 4]; 2] };
@@ -57,7 +50,9 @@ pub(super) unsafe fn run<F: SuperFormat>(work: &Work<'_>, panels: Range<usize>) 
         }
         // SAFETY: the caller's promise; every panel holds `supers` super-blocks, and so do the activations.
         unsafe {
-            configure(rows);
+            // 0 to 3 hold sums, 4 and 5 activations of two times up to 16 rows, 6 and 7 weights.
+            let [a, b] = sides(rows);
+            configure([a, a, b, b, a, b, SIDE, SIDE].map(|rows| (rows, 64)));
             for at in 0..supers {
                 let x = &work.quantized.supers(at * work.x.rows() + work.row(first));
                 for (panel, sums) in panels.clone().zip(&mut sums) {
@@ -66,37 +61,14 @@ pub(super) unsafe fn run<F: SuperFormat>(work: &Work<'_>, panels: Range<usize>) 
                 }
             }
             asm!("tilerelease", options(nostack, nomem));
-        }
-        // Row by row: outputs of a row are neighbours, those of a panel lie pages apart.
-        for row in 0..rows {
-            for (panel, sums) in panels.clone().zip(&sums) {
-                // SAFETY: the sums of `rows` rows were set above.
-                let sum = unsafe { Avx512::load(sums[row].as_ptr().cast()) };
-                store::<Avx512, 1>(work, panel, first + row, [sum]);
-            }
+            store_rows(work, panels.clone(), first, rows, &sums);
         }
     }
 }
 
-/// Sets the tiles up: 0 to 3 hold sums, 4 and 5 activations of two times up to 16 rows, 6 and 7 weights.
-unsafe fn configure(rows: usize) {
-    #[repr(C, align(64))]
-    struct Config {
-        palette: u8,
-        start_row: u8,
-        reserved: [u8; 14],
-        row_bytes: [u16; 16],
-        rows: [u8; 16],
-    }
-    // Up to two tiles of rows have as many as there are; of more, the last ones may have too many.
-    let side = |rows: usize| if (1..SIDE).contains(&rows) { rows as u8 } else { SIDE as u8 };
-    let (a, b) = if rows <= 2 * SIDE { (side(rows), side(rows.saturating_sub(SIDE))) } else { (16, 16) };
-    let mut config =
-        Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-    config.row_bytes[..8].fill(64);
-    config.rows[..8].copy_from_slice(&[a, a, b, b, a, b, 16, 16]);
-    // SAFETY: tiles were granted; the configuration is 64 bytes long and well formed.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
+/// Up to two tiles of rows have as many as there are; of more, the last ones may have too many.
+fn sides(rows: usize) -> [usize; 2] {
+    if rows <= 2 * SIDE { [rows.min(SIDE), rows.saturating_sub(SIDE)] } else { [SIDE; 2] }
 }
 
 /// Adds the products of one super-block of a panel.
@@ -170,12 +142,12 @@ unsafe fn add_rows<F: SuperFormat>(
 unsafe fn split<F: SuperFormat>(p: *const u8, out: &mut [[[u8; 1024]; STEPS]; 2]) {
     // SAFETY: the caller points at a whole super-block.
     unsafe {
-        super::kernel::prefetch::<Avx512>(p, F::HEAD * SIDE);
+        prefetch::<Avx512>(p, F::HEAD * SIDE);
         let (scales, codes) = (p.add(F::SCALES_AT * SIDE), p.add(F::HEAD * SIDE));
         for block in 0..SUPER_BLOCKS {
             let (p, codes) =
                 (scales.add(block * F::SCALES * SIDE), codes.add(block * F::Codes::CODES * SIDE));
-            super::kernel::prefetch::<Avx512>(codes, F::Codes::CODES * SIDE);
+            prefetch::<Avx512>(codes, F::Codes::CODES * SIDE);
             let codes = F::Codes::codes::<Avx512>(codes);
             let scales = if !F::SPLIT {
                 [Avx512::scales_u8(p); 2]
