@@ -128,7 +128,8 @@ struct Part {
 }
 
 impl Part {
-    /// Adds the products of `T` rows: 16 of a whole tile, else as many as there are or more.
+    /// Adds the products of `T` rows: 16 of a whole tile, fewer of the last one, which has as many or a few less. The two
+    /// have registers of their own.
     #[inline(always)]
     unsafe fn add<F: Format, const T: usize>(
         &self,

@@ -2,7 +2,7 @@
 //!
 //! A weight's code times its scale has more than eight bits, so it is taken in two parts, each of which multiplies
 //! the activations as bytes: `sum = low + (high << SHIFT)`. Integers are exact, so the sums and with them all outputs
-//! have the bits that [`supers`](super::supers) gives.
+//! have the bits that [`supers`](super::super::supers) gives.
 
 use super::super::Work;
 use super::super::format::{CodeForm, SUPER_BLOCKS, SuperFormat};
