@@ -245,7 +245,12 @@ macro_rules! per_isa {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c")]
             fn avx2<F: $bound>(work: &Work<'_>, panels: Range<usize>) {
-                $body::<crate::simd::Avx2, F>(work, panels);
+                $body::<crate::simd::Avx2<false>, F>(work, panels);
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+            fn avx_vnni<F: $bound>(work: &Work<'_>, panels: Range<usize>) {
+                $body::<crate::simd::Avx2<true>, F>(work, panels);
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -256,6 +261,9 @@ macro_rules! per_isa {
                 // SAFETY: `Isa::current` names only sets that this processor has.
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => unsafe { avx2::<F>(work, panels) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Isa::AvxVnni => unsafe { avx_vnni::<F>(work, panels) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 => unsafe { avx512::<F>(work, panels) },
@@ -294,17 +302,15 @@ macro_rules! each_tile {
 
 #[inline(always)]
 fn quantized_panels<S: Simd, F: format::Format>(work: &Work<'_>, panels: Range<usize>) {
-    // Accumulators, codes and scales of a tile fit the registers: 32 where vectors have 16 lanes, else 16.
-    let most = if S::LANES == 16 { 12 } else { 4 };
     let mut i = 0;
     macro_rules! tile {
         ($n:literal) => {
-            if $n <= most {
+            if $n <= S::TILE {
                 quantized_tile::<S, F, $n>(work, panels.clone(), i);
             }
         };
     }
-    each_tile!(i, work.count, most, tile);
+    each_tile!(i, work.count, S::TILE, tile);
 }
 
 /// Rows `i .. i + T` times the panels.
@@ -326,16 +332,15 @@ fn quantized_tile<S: Simd, F: format::Format, const T: usize>(
 
 #[inline(always)]
 fn super_panels<S: Simd, F: format::SuperFormat>(work: &Work<'_>, panels: Range<usize>) {
-    let most = if S::LANES == 16 { 12 } else { 4 };
     let mut i = 0;
     macro_rules! tile {
         ($n:literal) => {
-            if $n <= most {
+            if $n <= S::TILE {
                 super_tile::<S, F, $n>(work, panels.clone(), i);
             }
         };
     }
-    each_tile!(i, work.count, most, tile);
+    each_tile!(i, work.count, S::TILE, tile);
 }
 
 /// Rows `i .. i + T` times the panels.

@@ -9,6 +9,7 @@ pub(crate) struct Avx512;
 
 impl Simd for Avx512 {
     const LANES: usize = 16;
+    const TILE: usize = 12;
     const EIGHT_BIT_BIAS: i32 = 128;
     type F = __m512;
     type I = __m512i;

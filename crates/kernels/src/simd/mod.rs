@@ -9,6 +9,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
+#[cfg(test)]
+mod tests;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
@@ -39,6 +41,9 @@ pub(crate) trait Simd: Copy + 'static {
     const EIGHT_BIT_BIAS: i32;
     /// f32 lanes in a vector.
     const LANES: usize;
+    /// Rows of activations that share the codes of a block once they are unpacked. As measured: more sums than there
+    /// are registers cost less than unpacking again.
+    const TILE: usize;
     /// `LANES` f32.
     type F: Copy;
     /// `LANES` i32.

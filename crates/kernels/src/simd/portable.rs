@@ -27,6 +27,7 @@ fn shift<const RIGHT: i32>(x: u8) -> u8 {
 // SAFETY of the raw pointers below: the caller guarantees N elements, as the trait's contract says.
 impl Simd for Portable {
     const LANES: usize = N;
+    const TILE: usize = 4;
     const EIGHT_BIT_BIAS: i32 = 128;
     type F = [f32; N];
     type I = [i32; N];

@@ -1,15 +1,19 @@
-//! AVX2 with FMA and F16C: eight lanes.
+//! AVX2 with FMA and F16C: eight lanes. Integer products are made by it alone or by AVX-VNNI.
+
+mod pairs;
+mod vnni;
 
 use super::{Simd, each_row};
 use std::arch::x86_64::*;
 
-/// See [`Simd`].
+/// See [`Simd`]. With `VNNI` the processor has AVX-VNNI too; the results are the same.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx2;
+pub(crate) struct Avx2<const VNNI: bool>;
 
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const LANES: usize = 8;
-    const EIGHT_BIT_BIAS: i32 = 0;
+    const TILE: usize = 8;
+    const EIGHT_BIT_BIAS: i32 = if VNNI { 128 } else { 0 };
     type F = __m256;
     type I = __m256i;
     type B = __m256i;
@@ -274,14 +278,21 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn scales_u8(p: *const u8) -> Self::I {
         // SAFETY: the caller guarantees the bytes and the instruction set.
-        unsafe { twice(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()))) }
+        unsafe {
+            let scales = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
+            if VNNI { scales } else { pairs::twice(scales) }
+        }
     }
     #[inline(always)]
     unsafe fn scales_of_pairs(pairs: Self::I) -> [Self::I; 2] {
         // SAFETY: the caller guarantees the instruction set.
         unsafe {
+            if VNNI {
+                let first = _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(pairs));
+                return [first, _mm256_srai_epi32::<16>(pairs)];
+            }
             let first = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff));
-            [twice(first), twice(_mm256_srli_epi32::<16>(pairs))]
+            [pairs::twice(first), pairs::twice(_mm256_srli_epi32::<16>(pairs))]
         }
     }
     #[inline(always)]
@@ -292,7 +303,13 @@ impl Simd for Avx2 {
         scale: Self::I,
     ) {
         // SAFETY: same contract.
-        unsafe { each_row!(T, |t| sums[t] = add_scaled::<BITS, FROM, TO>(sums[t], w, x[t], scale)) }
+        unsafe {
+            if VNNI {
+                each_row!(T, |t| sums[t] = vnni::add_scaled::<FROM, TO>(sums[t], w, x[t], scale));
+            } else {
+                each_row!(T, |t| sums[t] = pairs::add_scaled::<BITS, FROM, TO>(sums[t], w, x[t], scale));
+            }
+        }
     }
     #[inline(always)]
     unsafe fn pairs_u8(p: *const u8) -> Self::I {
@@ -319,24 +336,14 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn dot_codes<const BITS: u32, const FROM: usize, const TO: usize>(
-        mut acc: Self::I,
+        acc: Self::I,
         w: &[Self::B; 8],
         x: *const i8,
     ) -> Self::I {
-        // SAFETY: the caller guarantees 4 * TO activations and the instruction set.
+        // SAFETY: same contract.
         unsafe {
-            if FROM == 0 && TO == 8 && BITS <= 4 {
-                let low = four::<BITS, 0>(w, x);
-                return _mm256_add_epi32(acc, widen(_mm256_add_epi16(low, four::<BITS, 4>(w, x))));
-            }
-            if FROM == 0 {
-                acc = add_four::<BITS, 0>(acc, w, x, _mm256_set1_epi16(1));
-            }
-            if TO == 8 {
-                acc = add_four::<BITS, 4>(acc, w, x, _mm256_set1_epi16(1));
-            }
+            if VNNI { vnni::add::<FROM, TO>(acc, w, x) } else { pairs::add::<BITS, FROM, TO>(acc, w, x) }
         }
-        acc
     }
 }
 
@@ -347,114 +354,6 @@ fn first_lanes(n: usize) -> __m256i {
     unsafe {
         let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
         _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), lane)
-    }
-}
-
-/// Scales in the low halves of the lanes, copied to the high halves.
-#[inline(always)]
-unsafe fn twice(scales: __m256i) -> __m256i {
-    // SAFETY: the caller guarantees the instruction set.
-    unsafe { _mm256_or_si256(scales, _mm256_slli_epi32::<16>(scales)) }
-}
-
-/// Adds neighbouring 16-bit sums.
-#[inline(always)]
-unsafe fn widen(pairs: __m256i) -> __m256i {
-    // SAFETY: the caller guarantees the instruction set.
-    unsafe { _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)) }
-}
-
-/// Products of group `g` in 32 bits.
-#[inline(always)]
-unsafe fn one<const BITS: u32>(w: &[__m256i; 8], x: *const i8, g: usize) -> __m256i {
-    // SAFETY: as `product`.
-    unsafe { widen(product::<BITS>(w[g], x.add(4 * g))) }
-}
-
-/// Products of groups `G` and `G + 1` in 16 bits.
-#[inline(always)]
-unsafe fn two<const BITS: u32, const G: usize>(w: &[__m256i; 8], x: *const i8) -> __m256i {
-    // SAFETY: as `product`.
-    unsafe {
-        let first = product::<BITS>(w[G], x.add(4 * G));
-        _mm256_add_epi16(first, product::<BITS>(w[G + 1], x.add(4 * G + 4)))
-    }
-}
-
-/// Products of groups `G` to `G + 3` in 16 bits.
-#[inline(always)]
-unsafe fn four<const BITS: u32, const G: usize>(w: &[__m256i; 8], x: *const i8) -> __m256i {
-    // SAFETY: as `product`. The index of the second pair is a constant expression of the two cases of G.
-    unsafe {
-        let second = if G == 0 { two::<BITS, 2>(w, x) } else { two::<BITS, 6>(w, x) };
-        _mm256_add_epi16(two::<BITS, G>(w, x), second)
-    }
-}
-
-/// Adds the scaled products of groups `FROM` to `TO` of one row.
-#[inline(always)]
-unsafe fn add_scaled<const BITS: u32, const FROM: usize, const TO: usize>(
-    mut acc: __m256i,
-    w: &[__m256i; 8],
-    x: *const i8,
-    scale: __m256i,
-) -> __m256i {
-    // SAFETY: the caller guarantees 4 * TO activations and the instruction set.
-    unsafe {
-        if FROM == 0 && TO == 8 && BITS <= 4 {
-            let sums = _mm256_add_epi16(four::<BITS, 0>(w, x), four::<BITS, 4>(w, x));
-            return _mm256_add_epi32(acc, _mm256_madd_epi16(sums, scale));
-        }
-        if FROM == 0 {
-            acc = add_four::<BITS, 0>(acc, w, x, scale);
-        }
-        if TO == 8 {
-            acc = add_four::<BITS, 4>(acc, w, x, scale);
-        }
-    }
-    acc
-}
-
-/// Adds the products of groups `G` to `G + 3`, scaled and widened as often as codes of `BITS` bits need: pair sums with
-/// activations of at most 127 fit 16 bits eight times for 4 bits, four times for 5, twice for 6, once for 8, which
-/// knows no scale but one.
-#[inline(always)]
-unsafe fn add_four<const BITS: u32, const G: usize>(
-    acc: __m256i,
-    w: &[__m256i; 8],
-    x: *const i8,
-    scale: __m256i,
-) -> __m256i {
-    // SAFETY: as `product`.
-    unsafe {
-        if BITS <= 5 {
-            _mm256_add_epi32(acc, _mm256_madd_epi16(four::<BITS, G>(w, x), scale))
-        } else if BITS == 6 {
-            let second = if G == 0 { two::<BITS, 2>(w, x) } else { two::<BITS, 6>(w, x) };
-            let acc = _mm256_add_epi32(acc, _mm256_madd_epi16(two::<BITS, G>(w, x), scale));
-            _mm256_add_epi32(acc, _mm256_madd_epi16(second, scale))
-        } else {
-            let low = _mm256_add_epi32(one::<BITS>(w, x, G), one::<BITS>(w, x, G + 1));
-            let high = _mm256_add_epi32(one::<BITS>(w, x, G + 2), one::<BITS>(w, x, G + 3));
-            _mm256_add_epi32(acc, _mm256_add_epi32(low, high))
-        }
-    }
-}
-
-/// Sums of neighbouring products of codes and four broadcast activations. Eight-bit codes would
-/// overflow the 16-bit pair sum, so they are taken as signed (`code - 128`) with the sign moved to the
-/// activation; see `EIGHT_BIT_BIAS`.
-#[inline(always)]
-unsafe fn product<const BITS: u32>(w: __m256i, x: *const i8) -> __m256i {
-    // SAFETY: the caller guarantees four activations and the instruction set.
-    unsafe {
-        let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
-        if BITS < 8 {
-            _mm256_maddubs_epi16(w, x)
-        } else {
-            let signed = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
-            _mm256_maddubs_epi16(_mm256_abs_epi8(signed), _mm256_sign_epi8(x, signed))
-        }
     }
 }
 

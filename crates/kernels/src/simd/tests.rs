@@ -1,0 +1,143 @@
+//! Integer products of every set that this processor has, against sums made one by one.
+
+use super::*;
+use crate::isa::Isa;
+use proptest::prelude::*;
+
+/// Codes and activations of a block for the most lanes and rows, whatever their values.
+fn block() -> impl Strategy<Value = (Vec<u8>, Vec<i8>, Vec<u8>)> {
+    let codes = prop::collection::vec(prop_oneof![any::<u8>(), Just(0), Just(255)], 32 * 16);
+    let values = prop::collection::vec(prop_oneof![-127..=127i8, Just(-127), Just(127)], 3 * 32);
+    (codes, values, prop::collection::vec(0..64u8, 32))
+}
+
+proptest! {
+    #[test]
+    fn products_are_exact((codes, x, scales) in block()) {
+        check::<Portable>(&codes, &x, &scales);
+        #[cfg(target_arch = "x86_64")]
+        {
+            if Isa::Avx2.available() {
+                // SAFETY: the processor has the set.
+                unsafe { avx2(&codes, &x, &scales) };
+            }
+            if Isa::AvxVnni.available() {
+                // SAFETY: as above.
+                unsafe { avx_vnni(&codes, &x, &scales) };
+            }
+            if Isa::Avx512.available() {
+                // SAFETY: as above.
+                unsafe { avx512(&codes, &x, &scales) };
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn avx2(codes: &[u8], x: &[i8], scales: &[u8]) {
+    check::<Avx2<false>>(codes, x, scales);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+fn avx_vnni(codes: &[u8], x: &[i8], scales: &[u8]) {
+    check::<Avx2<true>>(codes, x, scales);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn avx512(codes: &[u8], x: &[i8], scales: &[u8]) {
+    check::<Avx512>(codes, x, scales);
+}
+
+#[inline(always)]
+fn check<S: Simd>(codes: &[u8], x: &[i8], scales: &[u8]) {
+    of_bits::<S, 4>(codes, x);
+    of_bits::<S, 5>(codes, x);
+    of_bits::<S, 8>(codes, x);
+    scaled::<S, 4, 0, 8>(codes, x, scales);
+    scaled::<S, 5, 0, 8>(codes, x, scales);
+    scaled::<S, 5, 0, 4>(codes, x, scales);
+    scaled::<S, 6, 4, 8>(codes, x, scales);
+}
+
+/// Three rows with the plain product.
+#[inline(always)]
+fn of_bits<S: Simd, const BITS: u32>(codes: &[u8], x: &[i8]) {
+    let codes = below::<BITS>(codes);
+    let bias = if BITS == 8 { 128 - S::EIGHT_BIT_BIAS } else { 0 };
+    // SAFETY: the caller checked for the set; pointers stand on whole blocks.
+    unsafe {
+        let mut dots = [S::i_splat(7), S::i_splat(-1), S::i_zero()];
+        S::dot_rows::<BITS, 3>(&mut dots, &vectors::<S>(&codes), rows(x));
+        for (t, (dot, start)) in dots.into_iter().zip([7, -1, 0]).enumerate() {
+            for (lane, got) in lanes::<S>(dot).into_iter().enumerate() {
+                assert_eq!(got, start + product::<S>(&codes, x, t, lane, 0..8, bias), "{BITS} bits");
+            }
+        }
+    }
+}
+
+/// Three rows with a scale for each lane, first given as a byte, then as the second of a pair.
+#[inline(always)]
+fn scaled<S: Simd, const BITS: u32, const FROM: usize, const TO: usize>(
+    codes: &[u8],
+    x: &[i8],
+    scales: &[u8],
+) {
+    let codes = below::<BITS>(codes);
+    // SAFETY: as above; there are two scales for each lane.
+    unsafe {
+        let [first, second] = S::scales_of_pairs(S::pairs_u8(scales.as_ptr()));
+        for (scale, step, at) in [(S::scales_u8(scales.as_ptr()), 1, 0), (first, 2, 0), (second, 2, 1)] {
+            let mut sums = [S::i_splat(5); 3];
+            S::dot_scaled_rows::<BITS, FROM, TO, 3>(&mut sums, &vectors::<S>(&codes), rows(x), scale);
+            for (t, sum) in sums.into_iter().enumerate() {
+                for (lane, got) in lanes::<S>(sum).into_iter().enumerate() {
+                    let dot = product::<S>(&codes, x, t, lane, FROM..TO, 0);
+                    assert_eq!(got, 5 + i32::from(scales[step * lane + at]) * dot, "{BITS} bits");
+                }
+            }
+        }
+    }
+}
+
+fn below<const BITS: u32>(codes: &[u8]) -> Vec<u8> {
+    codes.iter().map(|c| c & (u8::MAX >> (8 - BITS))).collect()
+}
+
+fn rows(x: &[i8]) -> [*const i8; 3] {
+    std::array::from_fn(|t| x[32 * t..].as_ptr())
+}
+
+#[inline(always)]
+unsafe fn vectors<S: Simd>(codes: &[u8]) -> [S::B; 8] {
+    // SAFETY: eight vectors of codes by contract.
+    std::array::from_fn(|g| unsafe { S::b_load(codes[4 * S::LANES * g..].as_ptr()) })
+}
+
+#[inline(always)]
+unsafe fn lanes<S: Simd>(v: S::I) -> Vec<i32> {
+    let mut out = vec![0; S::LANES];
+    // SAFETY: room for all lanes.
+    unsafe { S::i_store(out.as_mut_ptr(), v) };
+    out
+}
+
+/// What lane `lane` of row `t` should come to over some groups.
+fn product<S: Simd>(
+    codes: &[u8],
+    x: &[i8],
+    t: usize,
+    lane: usize,
+    groups: std::ops::Range<usize>,
+    less: i32,
+) -> i32 {
+    let k = groups.flat_map(|g| (0..4).map(move |i| (g, i)));
+    k.map(|(g, i)| {
+        let code = i32::from(codes[4 * S::LANES * g + 4 * lane + i]);
+        (code - less) * i32::from(x[32 * t + 4 * g + i])
+    })
+    .sum()
+}
