@@ -45,11 +45,10 @@ fn from_hf(keys: &HfConfig<'_>) -> Result<Config> {
         Some(scalar) => (1.0 / scalar.sqrt()) as f32,
         None => config.layers[0].attention.scale,
     };
-    let softcap = keys.number("attn_logit_softcapping")?.map(|cap| cap as f32);
     let bias = keys.flag("attention_bias")?.unwrap_or(false).into();
     for layer in &mut config.layers {
         let attention = &mut layer.attention;
-        (attention.scale, attention.softcap) = (scale, softcap);
+        attention.scale = scale;
         (attention.qkv_bias, attention.out_bias) = (bias, bias);
     }
     config.final_softcap = keys.number("final_logit_softcapping")?.map(|cap| cap as f32);
@@ -80,12 +79,10 @@ fn from_gguf(keys: &GgufConfig<'_>) -> Result<Config> {
     let global = config.rotations[0].clone();
     config.rotations.push(Rotation { base, scaling: RopeScaling::None, ..global });
     let sliding = keys.sliding_layers(config.layers.len(), PERIOD)?;
-    let softcap = keys.get::<f32>("attn_logit_softcapping")?.filter(|&cap| cap != 0.0);
     // The format has no key for the query scale. Of the released sizes only the 27B, the one
     // with 62 layers, divides by something else than the head width.
     let wide = config.layers.len() == 62;
     for layer in &mut config.layers {
-        layer.attention.softcap = softcap;
         if wide && layer.attention.heads > 0 {
             layer.attention.scale = (layer.attention.heads as f32 / config.hidden as f32).sqrt();
         }

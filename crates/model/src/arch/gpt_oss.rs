@@ -12,8 +12,8 @@ pub(super) const GPT_OSS: Family =
 
 /// Layers per full layer, where a file does not say.
 const PERIOD: usize = 2;
-/// Bound of the activation, where a file does not say.
-const LIMIT: f64 = 7.0;
+/// The activation, where a file does not say.
+const ACTIVATION: Activation = Activation::ClampedSwiGlu { alpha: 1.702, limit: 7.0 };
 
 const HF_NAMES: TensorNames = TensorNames {
     router: "mlp.router",
@@ -40,10 +40,19 @@ fn from_hf(keys: &HfConfig<'_>) -> Result<Config> {
     let width = keys.need_count("intermediate_size")?;
     let bias = keys.flag("attention_bias")?.unwrap_or(true).into();
     config.names = HF_NAMES;
-    let limit = keys.number("swiglu_limit")?.unwrap_or(LIMIT);
-    let mut config = compose(config, limit, experts, width, bias);
+    let mut config = compose(config, activation(keys)?, experts, width, bias);
     config.set_windows(keys.count("sliding_window")?, |i| sliding[i]);
     Ok(config)
+}
+
+fn activation(keys: &HfConfig<'_>) -> Result<Activation> {
+    let Activation::ClampedSwiGlu { mut alpha, mut limit } = ACTIVATION else { return Ok(ACTIVATION) };
+    for (key, value) in [("swiglu_alpha", &mut alpha), ("swiglu_limit", &mut limit)] {
+        if let Some(named) = keys.number(key)? {
+            *value = named as f32;
+        }
+    }
+    Ok(Activation::ClampedSwiGlu { alpha, limit })
 }
 
 /// The format cannot say whether the ends of YaRN's ramp are rounded. The released checkpoints
@@ -60,7 +69,7 @@ fn from_gguf(keys: &GgufConfig<'_>) -> Result<Config> {
     let width = keys.require("expert_feed_forward_length")?;
     config.names = GGUF_NAMES;
     let sliding = keys.sliding_layers(config.layers.len(), PERIOD)?;
-    let mut config = compose(config, LIMIT, experts, width, Presence::Yes);
+    let mut config = compose(config, ACTIVATION, experts, width, Presence::Yes);
     config.set_windows(keys.get("attention.sliding_window")?, |i| sliding[i]);
     Ok(config)
 }
@@ -76,14 +85,20 @@ fn experts(count: usize, used: usize) -> ExpertsConfig {
     }
 }
 
-fn compose(mut config: Config, limit: f64, experts: ExpertsConfig, width: usize, bias: Presence) -> Config {
+fn compose(
+    mut config: Config,
+    activation: Activation,
+    experts: ExpertsConfig,
+    width: usize,
+    bias: Presence,
+) -> Config {
     config.set_experts(experts, width);
     for layer in &mut config.layers {
         let attention = &mut layer.attention;
         attention.sinks = true;
         (attention.qkv_bias, attention.out_bias) = (bias, bias);
         layer.mlp.bias = Presence::Yes;
-        layer.mlp.activation = Activation::ClampedSwiGlu { limit: limit as f32 };
+        layer.mlp.activation = activation;
     }
     config
 }

@@ -1,4 +1,4 @@
-//! Mistral: Llama with a sliding window; Ministral 3 adds YaRN and queries that grow with the
+//! Mistral: Llama with a sliding window; Ministral has it in some layers only; Ministral 3 adds YaRN and queries that grow with the
 //! position. Reads Mistral's own `params.json` too.
 
 use super::Family;
@@ -9,12 +9,19 @@ use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-pub(super) const MISTRAL: Family =
-    Family { name: "mistral", hf: &["mistral", "ministral3"], from_hf, gguf: &["mistral3"], from_gguf };
+pub(super) const MISTRAL: Family = Family {
+    name: "mistral",
+    hf: &["mistral", "ministral", "ministral3"],
+    from_hf,
+    gguf: &["mistral3"],
+    from_gguf,
+};
 
 fn from_hf(keys: &HfConfig<'_>) -> Result<Config> {
     let mut config = keys.decoder("mistral", false)?;
-    config.set_windows(keys.count("sliding_window")?, |_| true);
+    // Ministral 3 has no use for the types of its layers.
+    let sliding = if keys.is("ministral3") { None } else { keys.sliding_layers(config.layers.len())? };
+    config.set_windows(keys.count("sliding_window")?, |i| sliding.as_ref().is_none_or(|sliding| sliding[i]));
     if let Some(beta) = keys.rope_number("llama_4_scaling_beta")? {
         let period = match keys.rope_number("original_max_position_embeddings")? {
             Some(original) => original as usize,

@@ -86,9 +86,14 @@ pub(super) fn put_experts(
     shared: Option<usize>,
 ) -> Result<()> {
     let renormalise = keys.flag("norm_topk_prob")?.unwrap_or(renormalises);
+    // Newer files say how many there are in this process.
+    let count = match keys.count("num_local_experts")? {
+        Some(count) => count,
+        None => keys.need_count("num_experts")?,
+    };
     let experts = ExpertsConfig {
         routing: if renormalise { Routing::SoftmaxChosen } else { Routing::SoftmaxAll },
-        ..experts(keys.need_count("num_experts")?, keys.need_count("num_experts_per_tok")?, shared)
+        ..experts(count, keys.need_count("num_experts_per_tok")?, shared)
     };
     let width = keys.need_count("moe_intermediate_size")?;
     let step = keys.count("decoder_sparse_step")?.unwrap_or(1);

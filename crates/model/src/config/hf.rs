@@ -2,6 +2,7 @@
 //! families share, and the position rotation in its old (`rope_scaling`, `rope_theta`) and new
 //! (`rope_parameters`) spelling.
 
+use super::defaults;
 use super::rope::yarn_magnitude;
 use super::{
     Activation, AttentionConfig, AttentionInput, Config, Head, KvSource, LayerConfig, MlpConfig, Presence,
@@ -19,6 +20,8 @@ pub(crate) struct HfConfig<'a> {
     section: Option<&'a Map<String, Value>>,
     text: &'a Map<String, Value>,
     outer: &'a Map<String, Value>,
+    /// Whose [`defaults`] hold for keys that stand nowhere.
+    model_type: &'a str,
 }
 
 impl<'a> HfConfig<'a> {
@@ -27,7 +30,8 @@ impl<'a> HfConfig<'a> {
             return Err(Error::format(path, "expected a JSON object"));
         };
         let text = outer.get("text_config").and_then(Value::as_object).unwrap_or(outer);
-        Ok(Self { path, section: None, text, outer })
+        let model_type = text.get("model_type").and_then(Value::as_str).unwrap_or_default();
+        Ok(Self { path, section: None, text, outer, model_type })
     }
 
     pub(crate) fn path(&self) -> &'a Path {
@@ -44,7 +48,22 @@ impl<'a> HfConfig<'a> {
         self.text("model_type").ok_or_else(|| self.missing("model_type"))
     }
 
+    /// Whether the text model is of this `model_type`.
+    pub(crate) fn is(&self, model_type: &str) -> bool {
+        self.model_type == model_type
+    }
+
     fn get(&self, key: &str) -> Option<&'a Value> {
+        self.given(key).or_else(|| {
+            // What is null in the file is meant to be absent.
+            let silent = !self.text.contains_key(key) && !self.outer.contains_key(key);
+            let wrapped = !std::ptr::eq(self.text, self.outer);
+            silent.then(|| defaults::of(self.model_type, wrapped, key)).flatten()
+        })
+    }
+
+    /// What the file itself says.
+    fn given(&self, key: &str) -> Option<&'a Value> {
         let places = [self.section, Some(self.text), Some(self.outer)];
         places.into_iter().flatten().filter_map(|keys| keys.get(key)).find(|v| !v.is_null())
     }
@@ -106,9 +125,13 @@ impl<'a> HfConfig<'a> {
         let Some(map) = map.as_object() else { return Err(self.wrong(key, map, "an object")) };
         match map.get(entry) {
             None | Some(Value::Null) => Ok(None),
-            Some(Value::Object(section)) => {
-                Ok(Some(Self { path: self.path, section: None, text: section, outer: section }))
-            }
+            Some(Value::Object(section)) => Ok(Some(Self {
+                path: self.path,
+                section: None,
+                text: section,
+                outer: section,
+                model_type: "",
+            })),
             Some(other) => Err(self.wrong(&format!("{key}.{entry}"), other, "an object")),
         }
     }
@@ -214,7 +237,7 @@ impl<'a> HfConfig<'a> {
         let key = if self.has("hidden_activation") { "hidden_activation" } else { "hidden_act" };
         match self.text(key) {
             None | Some("silu" | "swish") => Ok(Activation::SwiGlu),
-            Some("gelu_pytorch_tanh") => Ok(Activation::GegluTanh),
+            Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GegluTanh),
             Some(other) => {
                 let what = format!("`{key}` is `{other}`; supported: silu, gelu_pytorch_tanh");
                 Err(Error::unsupported(self.path, what))
@@ -254,19 +277,27 @@ impl<'a> HfConfig<'a> {
     }
 
     fn rope_section(&self, layer_type: Option<&str>) -> Option<&'a Map<String, Value>> {
-        if let Some(new) = self.get("rope_parameters").and_then(Value::as_object) {
+        if let Some(new) = self.given("rope_parameters").and_then(Value::as_object) {
             let by_type = layer_type.and_then(|t| new.get(t)).and_then(Value::as_object);
             return Some(by_type.unwrap_or(new));
         }
-        self.get("rope_scaling").and_then(Value::as_object)
+        let old = self.given("rope_scaling").and_then(Value::as_object);
+        // Here null is as good as absent.
+        old.or_else(|| defaults::of(self.model_type, true, "rope_parameters").and_then(Value::as_object))
     }
 
     /// `self` is a rope section here; keys it lacks are looked up in the configuration around it.
     fn scaling(&self, max_context: usize, share: f64) -> Result<RopeScaling> {
         let number = |key: &str| self.number(key)?.ok_or_else(|| self.missing(key));
-        let original = || Ok(self.number("original_max_position_embeddings")?.unwrap_or(max_context as f64));
+        let original = || -> Result<f64> {
+            const KEY: &str = "original_max_position_embeddings";
+            // The one beside the section counts first.
+            let beside = Self { section: None, ..*self }.number(KEY)?;
+            Ok(beside.or(self.number(KEY)?).unwrap_or(max_context as f64))
+        };
         match self.text("rope_type").or(self.text("type")).unwrap_or("default") {
-            "default" => Ok(RopeScaling::None),
+            // The dynamic one differs only behind the context that the model was made for, where nothing runs.
+            "default" | "dynamic" => Ok(RopeScaling::None),
             "linear" => Ok(RopeScaling::Linear { factor: number("factor")? }),
             "proportional" => {
                 let factor = self.number("factor")?.unwrap_or(1.0);
@@ -279,7 +310,8 @@ impl<'a> HfConfig<'a> {
                 original: original()?,
             }),
             "yarn" => {
-                let factor = number("factor")?;
+                let original = original()?;
+                let factor = self.number("factor")?.unwrap_or(max_context as f64 / original);
                 let magnitude = match (
                     self.number("attention_factor")?,
                     self.number("mscale")?,
@@ -293,7 +325,7 @@ impl<'a> HfConfig<'a> {
                 };
                 Ok(RopeScaling::Yarn {
                     factor,
-                    original: original()?,
+                    original,
                     beta_fast: self.number("beta_fast")?.unwrap_or(32.0),
                     beta_slow: self.number("beta_slow")?.unwrap_or(1.0),
                     truncate: self.flag("truncate")?.unwrap_or(true),
@@ -301,8 +333,9 @@ impl<'a> HfConfig<'a> {
                 })
             }
             other => {
-                let what =
-                    format!("rope type `{other}`; supported: default, linear, proportional, llama3, yarn");
+                let what = format!(
+                    "rope type `{other}`; supported: default, dynamic, linear, proportional, llama3, yarn"
+                );
                 Err(Error::unsupported(self.path, what))
             }
         }

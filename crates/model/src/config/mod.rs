@@ -3,6 +3,7 @@
 //! A family in [`crate::arch`] fills a [`Config`] from GGUF metadata ([`gguf`]) or a
 //! `config.json` ([`hf`]); weights, caches and the forward pass read nothing else.
 
+mod defaults;
 pub(crate) mod gguf;
 pub(crate) mod hf;
 mod names;
@@ -256,8 +257,10 @@ pub enum Activation {
     SwiGlu,
     /// `gelu_tanh(gate) * up`.
     GegluTanh,
-    /// gpt-oss: `g * sigmoid(1.702 g) * (u + 1)` with `g = min(gate, limit)`, `u = clamp(up, ±limit)`.
+    /// gpt-oss: `g * sigmoid(alpha g) * (u + 1)` with `g = min(gate, limit)`, `u = clamp(up, ±limit)`.
     ClampedSwiGlu {
+        /// Slope of the sigmoid.
+        alpha: f32,
         /// Bound on both inputs.
         limit: f32,
     },

@@ -37,12 +37,10 @@ impl<M> Gated<M> {
 impl Activation {
     /// One row of the product of gate and up projection.
     pub(crate) fn apply(self, gate: &[f32], up: &[f32], out: &mut [f32]) {
-        /// gpt-oss's slope of the sigmoid.
-        const ALPHA: f32 = 1.702;
         match self {
             Activation::SwiGlu => swiglu(gate, up, out),
             Activation::GegluTanh => geglu_tanh(gate, up, out),
-            Activation::ClampedSwiGlu { limit } => swiglu_clamped(gate, up, ALPHA, limit, out),
+            Activation::ClampedSwiGlu { alpha, limit } => swiglu_clamped(gate, up, alpha, limit, out),
         }
     }
 }
