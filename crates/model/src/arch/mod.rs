@@ -93,7 +93,7 @@ fn unsupported(path: &Path, key: &str, found: &str) -> Error {
 
 impl Config {
     /// Gives the layers for which `of` says so a window.
-    fn set_windows(&mut self, window: Option<usize>, of: impl Fn(usize) -> bool) {
+    pub(crate) fn set_windows(&mut self, window: Option<usize>, of: impl Fn(usize) -> bool) {
         for (i, layer) in self.layers.iter_mut().enumerate() {
             layer.attention.window = window.filter(|_| of(i));
         }

@@ -49,7 +49,7 @@ fn from_hf(keys: &HfConfig<'_>, family: &'static str) -> Result<Config> {
     for layer in &mut config.layers {
         (layer.attention.qkv_bias, layer.attention.out_bias) = (bias, bias);
     }
-    if keys.flag("use_sliding_window")?.unwrap_or(false) {
+    if keys.windows_hold()? {
         let window = keys.count("sliding_window")?;
         match keys.sliding_layers(config.layers.len())? {
             Some(sliding) => config.set_windows(window, |i| sliding[i]),

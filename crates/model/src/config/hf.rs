@@ -146,6 +146,11 @@ impl<'a> HfConfig<'a> {
         self.layers_of_type("sliding_attention", layers)
     }
 
+    /// Whether windows that are named hold: Qwen has a switch for them, off where it is missing.
+    pub(crate) fn windows_hold(&self) -> Result<bool> {
+        Ok(!self.model_type.starts_with("qwen") || self.flag("use_sliding_window")?.unwrap_or(false))
+    }
+
     /// For each of `layers` whether `layer_types` calls it `kind` and not `full_attention`; absent if
     /// the key is.
     pub(crate) fn layers_of_type(&self, kind: &str, layers: usize) -> Result<Option<Vec<bool>>> {

@@ -6,8 +6,8 @@ use super::config::{BlockConfig, BlockNames};
 use super::gguf::CANDIDATES;
 use super::{LayerIds, MapRule};
 use crate::arch;
-use crate::config::Config;
 use crate::config::hf::HfConfig;
+use crate::config::{Config, Head};
 use crate::formats::Folder;
 use crate::{Error, Result};
 use serde_json::{Map, Value};
@@ -103,7 +103,7 @@ pub(super) fn read(folder: &Folder, target: Option<&Config>) -> Result<BlockConf
     for (i, layer) in layers.layers.iter_mut().enumerate() {
         layer.attention.qk_norm = has(format!("layers.{i}.{}", names.layers.q_norm));
     }
-    if !keys.flag("is_neox_style")?.unwrap_or(true) {
+    if !keys.flag("rope_is_neox_style")?.or(keys.flag("is_neox_style")?).unwrap_or(true) {
         layers.rotations.iter_mut().for_each(|rotation| rotation.interleaved = true);
     }
 
@@ -139,7 +139,12 @@ pub(super) fn read(folder: &Folder, target: Option<&Config>) -> Result<BlockConf
         },
         taps: Vec::new(),
         target_layers,
-        rows: keys.need_count("block_size")?,
+        rows: match (keys.count("block_size")?, dialect) {
+            (Some(rows), _) => rows,
+            (None, Dialect::Speculators) => 8,
+            (None, Dialect::ZLab) => 16,
+            (None, _) => keys.need_count("block_size")?,
+        },
         anchor_guesses,
         mask: u32::try_from(mask)
             .map_err(|_| Error::format(&path, format!("`mask_token_id` is {mask}, expected a token id")))?,
@@ -148,7 +153,16 @@ pub(super) fn read(folder: &Folder, target: Option<&Config>) -> Result<BlockConf
         softcap: keys.number("final_logit_softcapping")?.filter(|&cap| cap > 0.0).map(|cap| cap as f32),
         candidates: keys.count("selector_top_k")?.unwrap_or(CANDIDATES),
         map_rule: MapRule::Offset,
-        names: BlockNames { layers: layers.names, ..names },
+        names: BlockNames {
+            layers: layers.names,
+            // Without a head, or an embedding, these are the target's.
+            head: if layers.head == Head::Tied && !has(names.head.into()) {
+                names.embedding
+            } else {
+                names.head
+            },
+            ..names
+        },
         layers,
     })
 }
@@ -183,8 +197,10 @@ fn read_layers(path: &Path, keys: &Map<String, Value>, target: Option<&Config>) 
     };
     default("vocab_size", target.map_or(1, |t| t.vocab));
     default("max_position_embeddings", target.map_or(1 << 17, |t| t.max_context));
-    // Windows are set afterwards; a block drafter's layer types hold whatever this switch says.
-    keys.remove("use_sliding_window");
+    // Windows by type are set afterwards, for whatever kind of layer.
+    if keys.get("layer_types").is_some_and(Value::is_array) {
+        keys.remove("use_sliding_window");
+    }
     arch::from_hf(path, &Value::Object(keys))
 }
 
@@ -205,7 +221,9 @@ fn set_windows(
         }
         Some(types) => {
             let sliding = types.iter().map(|t| t.as_str() == Some("sliding_attention")).collect();
-            (sliding, number("sliding_window"))
+            // The switch takes the window, not what its type means for a layer's own block.
+            let held = described.get("use_sliding_window").and_then(Value::as_bool).unwrap_or(true);
+            (sliding, number("sliding_window").filter(|_| held))
         }
         None if keys.flag("use_swa")?.unwrap_or(false) => {
             (vec![true; count], keys.count("swa_window_size")?.or(number("sliding_window")))

@@ -44,7 +44,7 @@ pub(super) fn read(gguf: &Gguf, target: Option<&Config>) -> Result<BlockConfig> 
     }
     let causal = match keys.per_layer("attention.causal", count)? {
         Some(causal) => causal,
-        None => sliding.iter().map(|&sliding| sliding && family == "dflash").collect(),
+        None => sliding.iter().map(|&sliding| sliding && family != "dspark").collect(),
     };
     let mask: Option<u32> = match keys.get("mask_token_id")? {
         Some(mask) => Some(mask),

@@ -78,6 +78,11 @@ fn from_folder(
     let own = |name: &str| Some(format!("{prefix}{name}"));
 
     let mut config = inner.decoder("eagle3", false)?;
+    if inner.windows_hold()?
+        && let Some(sliding) = inner.sliding_layers(config.layers.len())?
+    {
+        config.set_windows(inner.count("sliding_window")?, |i| sliding[i]);
+    }
     config.check(&path)?;
     let feature = outer.count("target_hidden_size")?.unwrap_or(target.map_or(config.hidden, |t| t.hidden));
     let feature = feature_width(&path, feature)?;
@@ -172,12 +177,24 @@ fn taps(
 ) -> Result<Vec<crate::Tap>> {
     const KEY: &str = "eagle_aux_hidden_state_layer_ids";
     let layers = target.map(|target| target.layers.len());
-    let nested =
-        root.get("eagle_config").filter(|section| section.get(KEY).is_some_and(|ids| !ids.is_null()));
-    let (rule, ids) = if outer.has(KEY) {
-        (LayerIds::Inputs, outer.counts(KEY)?)
-    } else if let Some(section) = nested {
-        (LayerIds::Outputs, HfConfig::new(path, section)?.counts(KEY)?)
+    // A list without entries, which some write, names none.
+    let at_top = outer.counts(KEY)?;
+    let nested = match root.get("eagle_config").filter(|section| section.is_object()) {
+        Some(section) => {
+            let keys = HfConfig::new(path, section)?;
+            if keys.flag("use_aux_hidden_state")? == Some(false) {
+                let what =
+                    "`eagle_config.use_aux_hidden_state` is false; supported: features of several layers";
+                return Err(Error::unsupported(path, what));
+            }
+            keys.counts(KEY)?
+        }
+        None => Vec::new(),
+    };
+    let (rule, ids) = if !at_top.is_empty() {
+        (LayerIds::Inputs, at_top)
+    } else if !nested.is_empty() {
+        (LayerIds::Outputs, nested)
     } else if outer.has("target_layer_ids") {
         (LayerIds::Outputs, outer.counts("target_layer_ids")?)
     } else {

@@ -243,7 +243,11 @@ impl Guesser for RecurrentGuesser {
     fn trace(&self, name: &str) -> Option<Vec<f32>> {
         let (pass, design) = (&self.pass, &self.network.design);
         match name {
-            "combined" => Some(pass.features[..self.cache.len() * design.config.hidden].to_vec()),
+            // Of a text of more than a chunk only the last one's are kept.
+            "combined" => {
+                let all = self.cache.len() * design.config.hidden;
+                pass.features.get(..all).map(<[f32]>::to_vec)
+            }
             "prefill_out" => {
                 let mut out = pass.h.clone();
                 if let (Next::Normed, Some(norm)) = (design.next, &self.network.weights.final_norm) {
