@@ -2,6 +2,7 @@
 
 mod common;
 
+use leveret_model::config::{Activation, RopeScaling};
 use leveret_model::{Config, Source};
 use serde_json::{Value, json};
 
@@ -51,6 +52,121 @@ fn rope_parameters_by_layer_type() {
     });
     assert_ne!(old.rotations[0], old.rotations[1]);
     assert_eq!(old, new);
+}
+
+#[test]
+fn a_base_beside_the_sections_is_that_of_full_layers() {
+    let config = described("gemma3", |config| {
+        config["rope_parameters"] = json!({
+            "full_attention": {"rope_type": "default"},
+            "sliding_attention": {"rope_type": "default"},
+        });
+        config["rope_theta"] = json!(5e5);
+        config["rope_local_base_freq"] = json!(2e4);
+    });
+    assert_eq!([config.rotations[0].base, config.rotations[1].base], [5e5, 2e4]);
+}
+
+/// The values of transformers' classes, which wrappers leave out when they are saved.
+#[test]
+fn what_a_configuration_leaves_out() {
+    let config = described("gemma3", |config| {
+        const LEFT_OUT: [&str; 9] = [
+            "num_attention_heads",
+            "num_key_value_heads",
+            "head_dim",
+            "vocab_size",
+            "rms_norm_eps",
+            "max_position_embeddings",
+            "hidden_activation",
+            "query_pre_attn_scalar",
+            "sliding_window",
+        ];
+        remove(config, &LEFT_OUT);
+        config["attn_logit_softcapping"] = json!(2.0);
+        *config = json!({"model_type": "gemma3", "text_config": config.take()});
+    });
+    let attention = &config.layers[0].attention;
+    assert_eq!((attention.heads, attention.kv_heads, attention.k_dim), (8, 4, 256));
+    assert_eq!((attention.scale, attention.window), (1.0 / 16.0, Some(4096)));
+    assert_eq!(config.layers[0].mlp.activation, Activation::GegluTanh);
+    assert_eq!((config.vocab, config.max_context, config.norm_eps), (262_208, 131_072, 1e-6));
+    // The class keeps that key and never reads it.
+    assert_eq!(attention.softcap, None);
+
+    let config = described("gpt-oss", |config| remove(config, &["rope_scaling", "rope_theta"]));
+    let RopeScaling::Yarn { factor, original, truncate, .. } = config.rotations[0].scaling else {
+        panic!("{:?}", config.rotations[0]);
+    };
+    assert_eq!((factor, original, truncate, config.rotations[0].base), (32.0, 4096.0, false, 150_000.0));
+
+    let config = described("qwen3", |config| {
+        config["use_sliding_window"] = true.into();
+        config["sliding_window"] = 5.into();
+        remove(config, &["max_window_layers", "layer_types"]);
+    });
+    assert!(config.layers.iter().all(|layer| layer.attention.window.is_none()), "28 full layers come first");
+}
+
+/// What is null is absent, not left out.
+#[test]
+fn null_is_not_left_out() {
+    let window = |value: Option<Value>| {
+        let config = described("mistral-sliding", |config| match value {
+            Some(value) => config["sliding_window"] = value,
+            None => remove(config, &["sliding_window"]),
+        });
+        config.layers[0].attention.window
+    };
+    assert_eq!(window(Some(Value::Null)), None);
+    assert_eq!(window(Some(json!(3))), Some(3));
+    assert_eq!(window(None), Some(4096));
+}
+
+#[test]
+fn newer_names() {
+    let renamed = described("qwen3-moe", |config| {
+        config["num_local_experts"] = config["num_experts"].clone();
+        remove(config, &["num_experts"]);
+    });
+    assert_eq!(renamed, described("qwen3-moe", |_| ()));
+
+    let by_type = |model_type: &str| {
+        let config = described("mistral-sliding", |config| {
+            config["model_type"] = model_type.into();
+            let layers = config["num_hidden_layers"].as_u64().unwrap() as usize;
+            let mut types = vec!["full_attention"; layers];
+            types[0] = "sliding_attention";
+            config["layer_types"] = json!(types);
+        });
+        config.layers.iter().map(|layer| layer.attention.window.is_some()).collect::<Vec<_>>()
+    };
+    assert!(by_type("ministral")[0] && !by_type("ministral")[1]);
+    assert_eq!(by_type("mistral"), by_type("ministral"));
+    assert!(by_type("ministral3").iter().all(|&window| window));
+
+    let config = described("gpt-oss", |config| config["swiglu_alpha"] = json!(1.5));
+    assert!(matches!(config.layers[0].mlp.activation, Activation::ClampedSwiGlu { alpha: 1.5, .. }));
+}
+
+#[test]
+fn rope_in_its_lesser_known_forms() {
+    let llama = |rope: Value| described("llama", |config| config["rope_scaling"] = rope).rotations[0].clone();
+    assert_eq!(llama(json!({"rope_type": "dynamic", "factor": 4.0})).scaling, RopeScaling::None);
+    // Without a factor, it is what takes the original context to the present one.
+    let yarn = |rope: Value| match llama(rope).scaling {
+        RopeScaling::Yarn { factor, original, .. } => (factor, original),
+        other => panic!("{other:?}"),
+    };
+    let context = described("llama", |_| ()).max_context as f64;
+    let implied = yarn(json!({"rope_type": "yarn", "factor": null, "original_max_position_embeddings": 32}));
+    assert_eq!(implied, (context / 32.0, 32.0));
+    let beside = described("llama", |config| {
+        config["rope_scaling"] =
+            json!({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32});
+        config["original_max_position_embeddings"] = json!(16);
+    });
+    assert!(matches!(beside.rotations[0].scaling, RopeScaling::Yarn { original: 16.0, .. }));
 }
 
 #[test]

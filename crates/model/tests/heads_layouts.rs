@@ -31,6 +31,10 @@ fn layers_are_counted_by_each_publishers_rule() {
     plain.as_object_mut().unwrap().remove("eagle_aux_hidden_state_layer_ids");
     plain["target_layer_ids"] = json!([1, 3, 5]);
     assert_eq!(taps(&plain, &none), residual([2, 4, 6]));
+    // A list of none names none.
+    plain.as_object_mut().unwrap().remove("target_layer_ids");
+    plain["eagle_aux_hidden_state_layer_ids"] = json!([]);
+    assert_eq!(taps(&plain, &none), residual([2, layers / 2, layers - 3]));
     let mut nested = config;
     let ids = |ids: Value| json!({"eagle_aux_hidden_state_layer_ids": ids});
     nested["eagle_config"] = ids(json!([1, 3, 5]));
@@ -44,6 +48,27 @@ fn layers_are_counted_by_each_publishers_rule() {
     assert!(taps(&nested, &none).unwrap_err().contains("`fc.weight`"));
     let chosen = DraftOptions { taps: Some(vec![0, 7, 3]), ..DraftOptions::default() };
     assert_eq!(taps(&nested, &chosen), residual([0, 7, 3]));
+}
+
+/// A window that the layers' types name, unless Qwen's switch is off.
+#[test]
+fn windows_of_layers() {
+    let mut model = target("eagle3");
+    let (files, config, _) = Files::copy(&common::golden("eagle3/drafter-specforge"));
+    let mut scores = |model_type: &str, kind: &str, switch: Value| {
+        let mut config = config.clone();
+        config["model_type"] = model_type.into();
+        config["layer_types"] = json!([kind]);
+        config["sliding_window"] = 3.into();
+        config["use_sliding_window"] = switch;
+        files.configure(&config);
+        first_scores(&load(files.path(), &model).unwrap(), &mut model)
+    };
+    let full = scores("llama", "full_attention", Value::Null);
+    let sliding = scores("llama", "sliding_attention", Value::Null);
+    assert_ne!(full, sliding);
+    assert_eq!(scores("qwen3", "sliding_attention", true.into()), sliding);
+    assert_eq!(scores("qwen3", "sliding_attention", false.into()), full);
 }
 
 /// The same heads under NVIDIA's and DeepSpec's names, and with norms on queries and keys.

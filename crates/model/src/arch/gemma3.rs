@@ -60,10 +60,14 @@ fn from_hf(keys: &HfConfig<'_>) -> Result<Config> {
 
 /// In the old spelling windowed layers have a base of their own and no scaling.
 fn local_rotation(keys: &HfConfig<'_>, head_dim: usize) -> Result<Rotation> {
-    if keys.has("rope_parameters") {
-        return keys.rotation(Some("sliding_attention"), head_dim, LOCAL_BASE);
-    }
     let base = keys.number("rope_local_base_freq")?.unwrap_or(LOCAL_BASE);
+    if keys.has("rope_parameters") {
+        let rotation = keys.rotation(Some("sliding_attention"), head_dim, base)?;
+        let section = keys.section("rope_parameters", "sliding_attention")?;
+        // A base beside the sections is that of full layers.
+        let silent = section.is_some_and(|section| !section.has("rope_theta"));
+        return Ok(if silent { Rotation { base, ..rotation } } else { rotation });
+    }
     Ok(Rotation { base, dims: head_dim, interleaved: false, scaling: RopeScaling::None })
 }
 
