@@ -178,7 +178,8 @@ impl Source {
             Ok(config) if self.holds_trunk(config) => None,
             // Of other drafters the files describe no model.
             Ok(_) => drafters::recognise(self).filter(|family| *family == "mtp"),
-            Err(_) => drafters::recognise(self),
+            // Such a head may also stand in the files of a model that is not understood.
+            Err(_) => drafters::recognise(self).filter(|family| *family != "mtp"),
         };
         match family {
             Some(family) => Err(Error::unsupported(

@@ -2,7 +2,7 @@
 
 mod common;
 
-use leveret_model::config::{Activation, RopeScaling};
+use leveret_model::config::{Activation, Head, RopeScaling};
 use leveret_model::{Config, Source};
 use serde_json::{Value, json};
 
@@ -188,6 +188,28 @@ fn multimodal_wrappers() {
         });
         assert_eq!(wrapped, described(case, |_| ()), "{case}");
     }
+}
+
+#[test]
+fn a_wrappers_word_on_tying_counts() {
+    let head = |outer: Value, inner: Value| {
+        let config = described("qwen3", |config| {
+            config["tie_word_embeddings"] = inner;
+            *config = json!({"model_type": "qwen3_vl", "text_config": config.take()});
+            config["tie_word_embeddings"] = outer;
+        });
+        config.head
+    };
+    assert_eq!(head(true.into(), false.into()), Head::Tied);
+    assert_eq!(head(false.into(), true.into()), Head::Own);
+    assert_eq!(head(Value::Null, true.into()), Head::Tied);
+}
+
+#[test]
+fn full_layers_of_gemma_4_turn_a_quarter_of_a_head_unless_told_otherwise() {
+    let config = described("gemma4-31b", |config| remove(config, &["rope_parameters"]));
+    assert_eq!(config.rotations[0].scaling, RopeScaling::Proportional { share: 0.25, factor: 1.0 });
+    assert_eq!([config.rotations[0].base, config.rotations[1].base], [1e6, 1e4]);
 }
 
 #[test]

@@ -8,14 +8,20 @@ use serde_json::{Map, Value};
 use std::sync::LazyLock;
 
 /// Keys that only a wrapped configuration may leave out.
-const SHAPE: [&str; 4] = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"];
+const SHAPE: [&str; 6] = [
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "hidden_size_per_layer_input",
+    "vocab_size_per_layer_input",
+];
 
 /// The value of `key` for a `model_type` whose configuration lacks it.
 pub(super) fn of(model_type: &str, wrapped: bool, key: &str) -> Option<&'static Value> {
     static ALL: LazyLock<Map<String, Value>> =
         LazyLock::new(|| serde_json::from_str(ALL_TYPES).unwrap_or_default());
     let name = model_type.strip_suffix("_text").unwrap_or(model_type);
-    let name = if name == "gemma4_unified" { "gemma4" } else { name };
     ALL.get(name)?.get(key).filter(|_| wrapped || !SHAPE.contains(&key))
 }
 
@@ -91,7 +97,25 @@ const ALL_TYPES: &str = r#"{
         "vocab_size": 262144, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30,
         "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
         "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 131072, "rms_norm_eps": 1e-6,
-        "sliding_window": 512, "hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 262144
+        "sliding_window": 512, "hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 262144,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            "full_attention": {
+                "rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0
+            }
+        }
+    },
+    "gemma4_unified": {
+        "vocab_size": 262144, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 262144, "rms_norm_eps": 1e-6,
+        "sliding_window": 1024,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            "full_attention": {
+                "rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0
+            }
+        }
     },
     "gpt_oss": {
         "vocab_size": 201088, "hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 36,
@@ -112,7 +136,7 @@ mod tests {
     #[test]
     fn every_type_is_one_that_a_family_has() {
         let all: Map<String, Value> = serde_json::from_str(ALL_TYPES).unwrap();
-        assert_eq!(all.len(), 13);
+        assert_eq!(all.len(), 14);
         assert!(all.keys().all(|name| crate::arch::is_hf(name)), "{:?}", all.keys());
     }
 

@@ -231,11 +231,19 @@ impl<'a> HfConfig<'a> {
             embedding_scale: 1.0,
             per_layer: None,
             final_softcap: None,
-            head: if self.flag("tie_word_embeddings")?.unwrap_or(tied) { Head::Tied } else { Head::Own },
+            head: if self.tied()?.unwrap_or(tied) { Head::Tied } else { Head::Own },
             rotations: vec![self.rotation(None, head_dim, 10_000.0)?],
             layers,
             names: TensorNames::HF,
         })
+    }
+
+    /// Of a wrapper its own word counts, not its text model's.
+    fn tied(&self) -> Result<Option<bool>> {
+        let outer = Self { section: None, text: self.outer, ..*self };
+        outer
+            .flag("tie_word_embeddings")?
+            .map_or_else(|| self.flag("tie_word_embeddings"), |tied| Ok(Some(tied)))
     }
 
     fn activation(&self) -> Result<Activation> {
@@ -288,7 +296,10 @@ impl<'a> HfConfig<'a> {
         }
         let old = self.given("rope_scaling").and_then(Value::as_object);
         // Here null is as good as absent.
-        old.or_else(|| defaults::of(self.model_type, true, "rope_parameters").and_then(Value::as_object))
+        old.or_else(|| {
+            let all = defaults::of(self.model_type, true, "rope_parameters")?.as_object()?;
+            Some(layer_type.and_then(|t| all.get(t)).and_then(Value::as_object).unwrap_or(all))
+        })
     }
 
     /// `self` is a rope section here; keys it lacks are looked up in the configuration around it.
@@ -302,7 +313,8 @@ impl<'a> HfConfig<'a> {
         };
         match self.text("rope_type").or(self.text("type")).unwrap_or("default") {
             // The dynamic one differs only behind the context that the model was made for, where nothing runs.
-            "default" | "dynamic" => Ok(RopeScaling::None),
+            // Of text, the three positions of "mrope" are one.
+            "default" | "dynamic" | "mrope" => Ok(RopeScaling::None),
             "linear" => Ok(RopeScaling::Linear { factor: number("factor")? }),
             "proportional" => {
                 let factor = self.number("factor")?.unwrap_or(1.0);

@@ -10,7 +10,7 @@ use super::{Assistant, DraftWindow, FAMILY, Weights};
 use crate::arch::gemma4;
 use crate::config::gguf::GgufConfig;
 use crate::config::hf::HfConfig;
-use crate::config::{Config, KvSource, Presence};
+use crate::config::{Config, Head, KvSource, Presence};
 use crate::footprint;
 use crate::load::{Files, Source};
 use crate::target::Tap;
@@ -257,7 +257,11 @@ fn load_weights<P: Pack>(
     let present = |list: &'static [&'static str]| {
         list.iter().find(|name| source.has(&format!("{name}.weight"))).unwrap_or(&list[0])
     };
-    let embedding = format!("{}{}", names.prefix, config.names.embedding);
+    let own = config.names.heads.iter().find(|name| source.has(&format!("{name}.weight")));
+    let embedding = match own.filter(|_| config.head != Head::Tied) {
+        Some(head) => head.to_string(),
+        None => format!("{}{}", names.prefix, config.names.embedding),
+    };
     let head = match plan.clusters {
         None => DraftHead::Full(tensors.matrix(&embedding, config.vocab, config.hidden, Presence::No)?),
         Some((count, used)) => {
