@@ -1,5 +1,5 @@
-//! Mistral: Llama with a sliding window; Ministral has it in some layers only; Ministral 3 adds YaRN and queries that grow with the
-//! position. Reads Mistral's own `params.json` too.
+//! Mistral: Llama with a sliding window; Ministral has it in some layers only; Ministral 3 adds YaRN and
+//! queries that grow with the position. Reads Mistral's own `params.json` too.
 
 use super::Family;
 use crate::config::gguf::{GgufConfig, GgufFamily};

@@ -49,7 +49,7 @@ fn from_hf(keys: &HfConfig<'_>, family: &'static str) -> Result<Config> {
     for layer in &mut config.layers {
         (layer.attention.qkv_bias, layer.attention.out_bias) = (bias, bias);
     }
-    if keys.windows_hold()? {
+    if keys.flag("use_sliding_window")?.unwrap_or(false) {
         let window = keys.count("sliding_window")?;
         match keys.sliding_layers(config.layers.len())? {
             Some(sliding) => config.set_windows(window, |i| sliding[i]),
@@ -86,7 +86,7 @@ pub(super) fn put_experts(
     shared: Option<usize>,
 ) -> Result<()> {
     let renormalise = keys.flag("norm_topk_prob")?.unwrap_or(renormalises);
-    // Newer files say how many there are in this process.
+    // The name that newer files have for it.
     let count = match keys.count("num_local_experts")? {
         Some(count) => count,
         None => keys.need_count("num_experts")?,

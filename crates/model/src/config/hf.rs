@@ -148,7 +148,7 @@ impl<'a> HfConfig<'a> {
 
     /// Whether windows that are named hold: Qwen has a switch for them, off where it is missing.
     pub(crate) fn windows_hold(&self) -> Result<bool> {
-        Ok(!self.model_type.starts_with("qwen") || self.flag("use_sliding_window")?.unwrap_or(false))
+        Ok(self.flag("use_sliding_window")?.unwrap_or(!self.model_type.starts_with("qwen")))
     }
 
     /// For each of `layers` whether `layer_types` calls it `kind` and not `full_attention`; absent if
