@@ -32,7 +32,6 @@ fn shapes(c: &mut Criterion) {
                     v_dim: dim,
                     scale,
                     window: None,
-                    softcap: None,
                     sinks: None,
                 };
                 let row: Vec<f32> =

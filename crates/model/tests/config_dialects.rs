@@ -2,7 +2,7 @@
 
 mod common;
 
-use leveret_model::config::{Activation, Head, RopeScaling};
+use leveret_model::config::{Activation, Head, RopeScaling, Routing};
 use leveret_model::{Config, Source};
 use serde_json::{Value, json};
 
@@ -83,7 +83,6 @@ fn what_a_configuration_leaves_out() {
             "sliding_window",
         ];
         remove(config, &LEFT_OUT);
-        config["attn_logit_softcapping"] = json!(2.0);
         *config = json!({"model_type": "gemma3", "text_config": config.take()});
     });
     let attention = &config.layers[0].attention;
@@ -91,8 +90,6 @@ fn what_a_configuration_leaves_out() {
     assert_eq!((attention.scale, attention.window), (1.0 / 16.0, Some(4096)));
     assert_eq!(config.layers[0].mlp.activation, Activation::GegluTanh);
     assert_eq!((config.vocab, config.max_context, config.norm_eps), (262_208, 131_072, 1e-6));
-    // The class keeps that key and never reads it.
-    assert_eq!(attention.softcap, None);
 
     let config = described("gpt-oss", |config| remove(config, &["rope_scaling", "rope_theta"]));
     let RopeScaling::Yarn { factor, original, truncate, .. } = config.rotations[0].scaling else {
@@ -219,4 +216,19 @@ fn a_window_of_experts_holds_in_all_layers() {
         config["sliding_window"] = 5.into();
     });
     assert!(config.layers.iter().all(|layer| layer.attention.window == Some(5)));
+}
+
+/// The class of Qwen3.5 has no such key; that of Qwen3 obeys it.
+#[test]
+fn shares_of_experts() {
+    let routing = |case: &str, named: bool| {
+        let config = described(case, |config| {
+            let text = if config["text_config"].is_object() { &mut config["text_config"] } else { config };
+            text["norm_topk_prob"] = named.into();
+        });
+        config.layers[0].mlp.experts.map(|experts| experts.routing)
+    };
+    assert_eq!(routing("qwen35-moe", false), Some(Routing::SoftmaxChosen));
+    assert_eq!(routing("qwen3-moe", false), Some(Routing::SoftmaxAll));
+    assert_eq!(routing("qwen3-moe", true), Some(Routing::SoftmaxChosen));
 }

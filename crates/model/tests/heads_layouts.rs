@@ -283,6 +283,22 @@ fn an_mtp_layer_beside_its_trunk() {
     assert!(drafters::recognise(&Source::open(files.path()).unwrap()).is_none());
 }
 
+/// Whether the layer has experts its tensors say, not the layer of the trunk that attends as it does.
+#[test]
+fn an_mtp_layer_with_experts_behind_dense_attending_layers() {
+    let mut model = target("qwen35-moe");
+    let (files, mut config, tensors) = Files::copy(&common::golden("qwen35-moe/target"));
+    let expected = first_scores(&load(files.path(), &model).unwrap(), &mut model);
+    let layers = model.config().layers.iter().enumerate();
+    let attending: Vec<usize> = layers.filter(|(_, layer)| layer.delta.is_none()).map(|(i, _)| i).collect();
+    config["text_config"]["mlp_only_layers"] = json!(attending);
+    config["text_config"]["intermediate_size"] = json!(48);
+    let alone: Tensors = tensors.into_iter().filter(|(name, _)| name.starts_with("mtp.")).collect();
+    let cut = Files::new("config.json", "mtp.safetensors", &config, &alone);
+    let network = load(cut.path(), &model).unwrap_or_else(|error| panic!("{error}"));
+    assert!(first_scores(&network, &mut model) == expected);
+}
+
 /// A layer in a file of its own bears the number behind its trunk, or was numbered anew.
 #[test]
 fn a_deepseek_layer_without_its_trunk() {

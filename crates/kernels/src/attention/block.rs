@@ -4,7 +4,6 @@
 use super::BLOCK;
 use super::cache::{Element, Places, TILE};
 use crate::isa::simd_fn;
-use crate::ops::softcap_lanes;
 use crate::simd::Simd;
 use std::ops::Range;
 
@@ -102,18 +101,12 @@ unsafe fn scores_of<S: Simd, E: Element, const N: usize>(
 simd_fn! {
     /// Turns one query's scores of a block (`[BLOCK]`, by position) into weights `exp(score - max)` for
     /// the `visible` ones and zero up to the next vector's edge. Returns the maximum and the sum.
-    pub(super) fn soften<S>(scores: &mut [f32], visible: Range<usize>, cap: Option<f32>) -> (f32, f32) {
+    pub(super) fn soften<S>(scores: &mut [f32], visible: Range<usize>) -> (f32, f32) {
         assert!(scores.len() == BLOCK && visible.start < visible.end && visible.end <= BLOCK);
         let start = visible.start / S::LANES * S::LANES;
         let end = visible.end.next_multiple_of(S::LANES);
         // SAFETY: start..end are whole vectors of `scores`; simd_fn runs this only where the set exists.
         unsafe {
-            let p = scores.as_mut_ptr();
-            if let Some(cap) = cap {
-                for i in (start..end).step_by(S::LANES) {
-                    S::store(p.add(i), softcap_lanes::<S>(S::load(p.add(i)), cap));
-                }
-            }
             for hidden in [start..visible.start, visible.end..end] {
                 scores[hidden].fill(f32::NEG_INFINITY);
             }

@@ -32,8 +32,6 @@ pub struct AttentionSpec<'a> {
     pub scale: f32,
     /// A query at position `p` sees keys from `p - window + 1` on; `None` sees all.
     pub window: Option<usize>,
-    /// Scaled scores become `cap * tanh(score / cap)`.
-    pub softcap: Option<f32>,
     /// One logit per head that joins the softmax's denominator only.
     pub sinks: Option<&'a [f32]>,
 }

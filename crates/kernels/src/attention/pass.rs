@@ -331,7 +331,7 @@ impl<'a> Pass<'a> {
         {
             clear(part);
             if !seen.is_empty() {
-                (part[0], part[1]) = soften(scores, seen.clone(), self.spec.softcap);
+                (part[0], part[1]) = soften(scores, seen.clone());
             }
         }
 

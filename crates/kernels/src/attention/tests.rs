@@ -9,7 +9,6 @@ struct Layer {
     k_dim: usize,
     v_dim: usize,
     window: Option<usize>,
-    softcap: Option<f32>,
     sinks: Option<Vec<f32>>,
     ty: KvType,
 }
@@ -23,7 +22,6 @@ impl Layer {
             v_dim: self.v_dim,
             scale: 1.0 / (self.k_dim as f32).sqrt(),
             window: self.window,
-            softcap: self.softcap,
             sinks: self.sinks.as_deref(),
         }
     }
@@ -76,7 +74,6 @@ impl Layer {
                 kv.read_v(slot, kv_head, &mut v);
                 let dot: f64 = q.iter().zip(&k).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum();
                 let score = dot * f64::from(spec.scale);
-                let score = self.softcap.map_or(score, |c| f64::from(c) * (score / f64::from(c)).tanh());
                 sum += score.exp();
                 sums.iter_mut().zip(&v).for_each(|(s, &v)| *s += score.exp() * f64::from(v));
             }
@@ -106,11 +103,9 @@ fn layers() -> Vec<Layer> {
     ];
     let mut layers = Vec::new();
     for (heads, kv_heads, k_dim, v_dim, ty) in shapes {
-        for (window, softcap, sinks) in
-            [(None, None, false), (Some(37), Some(3.0), true), (Some(300), None, true)]
-        {
+        for (window, sinks) in [(None, false), (Some(37), true), (Some(300), true)] {
             let sinks = sinks.then(|| noise(heads, 77));
-            layers.push(Layer { heads, kv_heads, k_dim, v_dim, window, softcap, sinks, ty });
+            layers.push(Layer { heads, kv_heads, k_dim, v_dim, window, sinks, ty });
         }
     }
     layers

@@ -87,7 +87,7 @@ simd_fn! {
 /// # Safety
 /// The processor has `S`.
 #[inline(always)]
-pub(crate) unsafe fn softcap_lanes<S: Simd>(x: S::F, cap: f32) -> S::F {
+unsafe fn softcap_lanes<S: Simd>(x: S::F, cap: f32) -> S::F {
     // SAFETY: lane arithmetic on a set that the caller vouches for.
     unsafe {
         let cap = S::splat(cap);

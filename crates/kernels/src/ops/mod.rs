@@ -10,8 +10,8 @@ mod rope;
 mod select;
 mod softmax;
 
+pub(crate) use activation::sigmoid;
 pub use activation::{geglu_tanh, mul_sigmoid, softcap, swiglu, swiglu_clamped};
-pub(crate) use activation::{sigmoid, softcap_lanes};
 pub use norm::{
     add_assign, add_scaled, rms_norm, rms_norm_gated, rms_norm_heads, rms_norm_unweighted, scale,
 };

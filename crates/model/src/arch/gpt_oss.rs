@@ -2,18 +2,19 @@
 //! sinks, every other layer with a sliding window.
 
 use super::Family;
-use crate::Result;
 use crate::config::gguf::{GgufConfig, GgufFamily};
 use crate::config::hf::HfConfig;
 use crate::config::{Activation, Config, ExpertNames, ExpertsConfig, Presence, Routing, TensorNames};
+use crate::{Error, Result};
 
 pub(super) const GPT_OSS: Family =
     Family { name: "gpt_oss", hf: &["gpt_oss"], from_hf, gguf: &["gpt-oss"], from_gguf };
 
 /// Layers per full layer, where a file does not say.
 const PERIOD: usize = 2;
-/// The activation, where a file does not say.
-const ACTIVATION: Activation = Activation::ClampedSwiGlu { alpha: 1.702, limit: 7.0 };
+/// The activation's slope and limit, where a file does not say.
+const ALPHA: f32 = 1.702;
+const LIMIT: f32 = 7.0;
 
 const HF_NAMES: TensorNames = TensorNames {
     router: "mlp.router",
@@ -39,20 +40,15 @@ fn from_hf(keys: &HfConfig<'_>) -> Result<Config> {
     let experts = experts(keys.need_count("num_local_experts")?, used);
     let width = keys.need_count("intermediate_size")?;
     let bias = keys.flag("attention_bias")?.unwrap_or(true).into();
+    let number = |key, silent| Ok::<_, Error>(keys.number(key)?.map_or(silent, |named| named as f32));
+    let activation = Activation::ClampedSwiGlu {
+        alpha: number("swiglu_alpha", ALPHA)?,
+        limit: number("swiglu_limit", LIMIT)?,
+    };
     config.names = HF_NAMES;
-    let mut config = compose(config, activation(keys)?, experts, width, bias);
+    let mut config = compose(config, activation, experts, width, bias);
     config.set_windows(keys.count("sliding_window")?, |i| sliding[i]);
     Ok(config)
-}
-
-fn activation(keys: &HfConfig<'_>) -> Result<Activation> {
-    let Activation::ClampedSwiGlu { mut alpha, mut limit } = ACTIVATION else { return Ok(ACTIVATION) };
-    for (key, value) in [("swiglu_alpha", &mut alpha), ("swiglu_limit", &mut limit)] {
-        if let Some(named) = keys.number(key)? {
-            *value = named as f32;
-        }
-    }
-    Ok(Activation::ClampedSwiGlu { alpha, limit })
 }
 
 /// The format cannot say whether the ends of YaRN's ramp are rounded. The released checkpoints
@@ -69,7 +65,9 @@ fn from_gguf(keys: &GgufConfig<'_>) -> Result<Config> {
     let width = keys.require("expert_feed_forward_length")?;
     config.names = GGUF_NAMES;
     let sliding = keys.sliding_layers(config.layers.len(), PERIOD)?;
-    let mut config = compose(config, ACTIVATION, experts, width, Presence::Yes);
+    let activation = Activation::ClampedSwiGlu { alpha: ALPHA, limit: LIMIT };
+    // Nor can it say whether attention has biases.
+    let mut config = compose(config, activation, experts, width, Presence::IfPresent);
     config.set_windows(keys.get("attention.sliding_window")?, |i| sliding[i]);
     Ok(config)
 }

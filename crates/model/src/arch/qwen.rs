@@ -73,19 +73,18 @@ fn moe_from_hf(keys: &HfConfig<'_>) -> Result<Config> {
     if keys.flag("use_sliding_window")?.unwrap_or(false) {
         config.set_windows(keys.count("sliding_window")?, |_| true);
     }
-    put_experts(&mut config, keys, false, None)?;
+    put_experts(&mut config, keys, keys.flag("norm_topk_prob")?.unwrap_or(false), None)?;
     Ok(config)
 }
 
-/// Experts of Qwen in place of the MLPs of most layers, and one of the width `shared` beside them; `renormalises` is
-/// what holds where the configuration does not say.
+/// Experts of Qwen in place of the MLPs of most layers, and one of the width `shared` beside them. `renormalise`
+/// says whether the shares are those among the chosen ones.
 pub(super) fn put_experts(
     config: &mut Config,
     keys: &HfConfig<'_>,
-    renormalises: bool,
+    renormalise: bool,
     shared: Option<usize>,
 ) -> Result<()> {
-    let renormalise = keys.flag("norm_topk_prob")?.unwrap_or(renormalises);
     // The name that newer files have for it.
     let count = match keys.count("num_local_experts")? {
         Some(count) => count,

@@ -119,7 +119,9 @@ fn compose(mut config: Config, delta: DeltaConfig, recurrent: &[bool], gated: bo
 fn moe_from_hf(keys: &HfConfig<'_>, family: &'static str) -> Result<Config> {
     let mut config = from_hf(keys, family)?;
     let shared = keys.count("shared_expert_intermediate_size")?.filter(|&width| width > 0);
-    put_experts(&mut config, keys, true, shared)?;
+    // Qwen3.5 has no such key, and its class does not look at one.
+    let named = keys.flag("norm_topk_prob")?.filter(|_| family == QWEN3_NEXT.name);
+    put_experts(&mut config, keys, named.unwrap_or(true), shared)?;
     Ok(config)
 }
 

@@ -143,7 +143,6 @@ impl<'a> GgufConfig<'a> {
                 v_dim: self.get("attention.value_length")?.unwrap_or(k_dim),
                 scale: (1.0 / (k_dim as f64).sqrt()) as f32,
                 window: None,
-                softcap: None,
                 sinks: false,
                 source: KvSource::Own,
                 qk_norm: false,

@@ -146,7 +146,8 @@ impl<'a> HfConfig<'a> {
         self.layers_of_type("sliding_attention", layers)
     }
 
-    /// Whether windows that are named hold: Qwen has a switch for them, off where it is missing.
+    /// Whether windows that a drafter's configuration names hold: Qwen has a switch for them, off where it is
+    /// missing. Its relatives among the targets (MiMo) mean the same as Qwen and are read by its family.
     pub(crate) fn windows_hold(&self) -> Result<bool> {
         Ok(self.flag("use_sliding_window")?.unwrap_or(!self.model_type.starts_with("qwen")))
     }
@@ -195,7 +196,6 @@ impl<'a> HfConfig<'a> {
                 v_dim: head_dim,
                 scale: (1.0 / (head_dim as f64).sqrt()) as f32,
                 window: None,
-                softcap: None,
                 sinks: false,
                 source: KvSource::Own,
                 qk_norm: false,

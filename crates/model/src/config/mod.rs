@@ -117,8 +117,6 @@ pub struct AttentionConfig {
     pub scale: f32,
     /// Rows see at most this many rows, their own included.
     pub window: Option<usize>,
-    /// `cap * tanh(score / cap)` on scores.
-    pub softcap: Option<f32>,
     /// A learned logit per head that takes part in the softmax and has no value.
     pub sinks: bool,
     /// Where keys and values come from.
@@ -297,9 +295,8 @@ impl Config {
         }
         let finite = [self.norm_eps, self.norm_offset, self.embedding_scale];
         let factors = self.layers.iter().map(|l| l.attention.scale);
-        let caps = self.layers.iter().filter_map(|l| l.attention.softcap).chain(self.final_softcap);
         if !finite.into_iter().chain(factors).all(f32::is_finite)
-            || !caps.into_iter().all(|c| c.is_finite() && c > 0.0)
+            || self.final_softcap.is_some_and(|cap| !cap.is_finite() || cap <= 0.0)
         {
             return Err(Error::format(
                 path,

@@ -187,7 +187,12 @@ impl ExpertNames {
 impl TensorNames {
     /// Hugging Face checkpoints of the Llama line.
     pub(crate) const HF: Self = Self {
-        prefixes: &["model.", "model.language_model.", "language_model.model."],
+        prefixes: &[
+            "model.",
+            "model.language_model.",
+            "language_model.model.",
+            "model.language_model.model.",
+        ],
         embedding: "embed_tokens",
         final_norm: "norm",
         heads: &["lm_head", "language_model.lm_head"],

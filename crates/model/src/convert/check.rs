@@ -126,10 +126,9 @@ fn networks(ours: &Config, theirs: &Config) -> Option<String> {
         ("rows of embeddings per layer", |c| c.per_layer.map_or(0.0, |part| part.vocab as f64)),
         ("softcap on logits", |c| c.final_softcap.map_or(0.0, f64::from)),
     ];
-    const LAYER: [Number<LayerConfig>; 4] = [
+    const LAYER: [Number<LayerConfig>; 3] = [
         ("query scale", |l| l.attention.scale.into()),
         ("sliding window", |l| l.attention.window.map_or(0.0, |window| window as f64)),
-        ("softcap on scores", |l| l.attention.softcap.map_or(0.0, f64::from)),
         ("MLP width", |l| l.mlp.width as f64),
     ];
     let differ = |what: &str, a: f64, b: f64| (a != b).then(|| format!("{what}: {a} would become {b}"));

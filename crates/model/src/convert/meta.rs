@@ -134,9 +134,6 @@ pub(super) fn describe(
         keys.put("final_logit_softcapping", cap);
     }
     let first = &config.layers[0].attention;
-    if let Some(cap) = first.softcap {
-        keys.put("attn_logit_softcapping", cap);
-    }
     if let Some(growth) = first.query_growth {
         keys.put("attention.temperature_scale", growth.beta);
         keys.count("attention.temperature_length", growth.period);

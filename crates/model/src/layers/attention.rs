@@ -77,7 +77,6 @@ impl Attention {
             v_dim: config.v_dim,
             scale: config.scale,
             window: config.window,
-            softcap: config.softcap,
             sinks: self.sinks.as_deref(),
         };
         let heads = room(&mut s.heads, rows * config.out_width());

@@ -159,9 +159,15 @@ fn design(source: &Source, target: Option<&Config>, options: &DraftOptions) -> R
         ));
     };
     layer.attention.input = AttentionInput::Normed;
+    let name = |name: &str| format!("{prefix}{name}");
+    let layer_name = name(layout.layer);
+    // Experts are not those of the attending layers only: the tensors say whether this layer has them.
+    let routed = source.has(&format!("{layer_name}{}.weight", own.names.router));
+    if let Some(like) = own.layers.iter().rev().find(|layer| layer.mlp.experts.is_some() == routed) {
+        layer.mlp = like.mlp.clone();
+    }
     let config = Config { layers: vec![layer], per_layer: None, ..own };
     config.check(path)?;
-    let name = |name: &str| format!("{prefix}{name}");
     let head = Some(name(layout.head)).filter(|head| source.has(&format!("{head}.weight")));
     let rows = match &head {
         Some(head) => {
@@ -173,7 +179,7 @@ fn design(source: &Source, target: Option<&Config>, options: &DraftOptions) -> R
     Ok(Design {
         family: "mtp",
         dialect: layout.dialect,
-        layer_names: vec![name(layout.layer)],
+        layer_names: vec![layer_name],
         names: Names {
             fc: name(layout.fc),
             embedding_norm: Some(name(layout.embedding_norm)),
