@@ -5,6 +5,7 @@
 
 use crate::{Error, Result};
 use std::f64::consts::TAU;
+use std::fmt;
 use std::path::Path;
 
 /// How queries and keys of a layer are rotated.
@@ -49,6 +50,28 @@ pub enum RopeScaling {
     Divisors(Vec<f32>),
 }
 
+impl fmt::Display for Rotation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "base {}, {} elements, ", self.base, self.dims)?;
+        match &self.scaling {
+            RopeScaling::None => write!(f, "no scaling"),
+            RopeScaling::Linear { factor } => write!(f, "linear scaling by {factor}"),
+            RopeScaling::Proportional { share, factor } => {
+                write!(f, "a share of {share} turning, scaled by {factor}")
+            }
+            RopeScaling::Llama3 { factor, low, high, original } => {
+                write!(f, "llama3 scaling by {factor} from {original} positions, bounds {low} and {high}")
+            }
+            RopeScaling::Yarn { factor, original, beta_fast, beta_slow, truncate, magnitude } => write!(
+                f,
+                "YaRN by {factor} from {original} positions, bounds {beta_fast} and {beta_slow}{}, magnitude {magnitude}",
+                if *truncate { "" } else { " (not rounded)" }
+            ),
+            RopeScaling::Divisors(by) => write!(f, "{} divisors", by.len()),
+        }
+    }
+}
+
 /// The magnitude that YaRN prescribes for a factor, `mscale` times as strong.
 pub(crate) fn yarn_magnitude(factor: f64, mscale: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
@@ -86,7 +109,7 @@ impl Rotation {
             }
         };
         if !(self.base.is_finite() && self.base > 1.0 && scaling) {
-            return fault(format!("rope parameters out of range: base {}, {:?}", self.base, self.scaling));
+            return fault(format!("rope parameters out of range: {self}"));
         }
         Ok(())
     }

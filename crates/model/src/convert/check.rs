@@ -145,15 +145,34 @@ fn networks(ours: &Config, theirs: &Config) -> Option<String> {
             return Some(format!("layer {i}: {what}"));
         }
         if !rotations_agree(ours, theirs, i) {
-            let of = |config: &Config| format!("{:?}", config.rotations[config.layers[i].attention.rotation]);
-            return Some(format!("layer {i}: {} would become {}", of(ours), of(theirs)));
+            let of = |config: &Config| config.rotations[config.layers[i].attention.rotation].to_string();
+            return Some(format!("layer {i}: rotation: {} would become {}", of(ours), of(theirs)));
         }
-        let (a, b) = (plain(a), plain(b));
-        if a != b {
-            return Some(format!("layer {i}: {a:?} would become {b:?}"));
+        if let Some(what) = layers(a, b) {
+            return Some(format!("layer {i}: {what}"));
         }
     }
     None
+}
+
+/// The first difference between two layers that no number says.
+fn layers(a: &LayerConfig, b: &LayerConfig) -> Option<String> {
+    let facts = facts![a, b:
+        "heads and those of keys" => |l: &LayerConfig| (l.attention.heads, l.attention.kv_heads),
+        "widths of keys and values" => |l: &LayerConfig| (l.attention.k_dim, l.attention.v_dim),
+        "norms on queries and keys" => |l: &LayerConfig| l.attention.qk_norm,
+        "norms on values" => |l: &LayerConfig| l.attention.v_norm,
+        "gates on heads" => |l: &LayerConfig| l.attention.gated,
+        "sinks" => |l: &LayerConfig| l.attention.sinks,
+        "source of keys and values" => |l: &LayerConfig| l.attention.source,
+        "growth and period of queries" => |l: &LayerConfig| l.attention.query_growth.map(|g| (g.beta, g.period)),
+        "shape of the recurrence" => |l: &LayerConfig| l.delta.map(|delta| delta.shape),
+        "activation" => |l: &LayerConfig| l.mlp.activation,
+        "experts and those a row uses" => |l: &LayerConfig| l.mlp.experts.map(|e| (e.count, e.used)),
+        "shares of experts" => |l: &LayerConfig| l.mlp.experts.map(|e| e.routing),
+        "MLP beside the experts" => |l: &LayerConfig| l.mlp.experts.map(|e| e.dense),
+    ];
+    first_difference(&facts).or_else(|| (plain(a) != plain(b)).then(|| "another kind of layer".into()))
 }
 
 /// Angles that differ by no more than the rounding of the keys to `f32`.

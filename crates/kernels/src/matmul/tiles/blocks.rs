@@ -17,6 +17,8 @@ pub(in super::super) const MIN_ROWS: usize = 14;
 const TOGETHER: usize = 4;
 /// Blocks of all panels together whose weights stand ready for all rows: they fit the nearest cache.
 const READY: usize = 32;
+/// Blocks of weights that stand ready where one tile takes all rows: the next one's and its own.
+const RING: usize = 2;
 
 /// Signed weights of a block, four inputs of 16 rows side by side.
 #[repr(C, align(64))]
@@ -80,10 +82,12 @@ unsafe fn multiply<F: Format>(
     buffers: &mut Buffers,
 ) {
     let (blocks, step) = (work.matrix.cols() / BLOCK, work.x.rows());
-    let chunk = READY / panels.len().next_power_of_two();
+    // Weights that no second tile wants are not kept.
+    let ready = if rows <= SIDE { RING } else { READY / panels.len().next_power_of_two() };
+    let chunk = if rows <= SIDE { blocks } else { ready };
     for at in (0..blocks).step_by(chunk) {
         for row in (0..rows).step_by(SIDE) {
-            let weights = buffers.weights.chunks_exact_mut(chunk);
+            let weights = buffers.weights.chunks_exact_mut(ready);
             for ((panel, sums), weights) in panels.clone().zip(&mut *sums).zip(weights) {
                 let part = Part {
                     panel: work.matrix.panel(panel)[at / PAIR * pair_bytes::<F>()..].as_ptr(),
@@ -137,6 +141,8 @@ impl Part {
         weights: &mut [MaybeUninit<Weights>],
         dots: &mut [Dots; 2],
     ) {
+        // A power of two, as many as are multiplied or, in turns, fewer.
+        let ring = weights.len() - 1;
         // SAFETY: the caller's promise.
         unsafe {
             let mut acc = [Avx512::splat(0.0); T];
@@ -148,10 +154,10 @@ impl Part {
             // written and those of the one before that become floats: none waits for what was just written.
             for block in 0..self.blocks + 2 {
                 if self.unpack && block + 1 < self.blocks {
-                    self.unpack_block::<F>(block + 1, &mut weights[block + 1]);
+                    self.unpack_block::<F>(block + 1, &mut weights[(block + 1) & ring]);
                 }
                 if block < self.blocks {
-                    product::<T>(self.x.add(block * self.step), &weights[block], block % 2);
+                    product::<T>(self.x.add(block * self.step), &weights[block & ring], block % 2);
                 }
                 if 0 < block && block <= self.blocks {
                     write::<T>(&mut dots[(block - 1) % 2], (block - 1) % 2);

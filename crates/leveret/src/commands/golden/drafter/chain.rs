@@ -98,10 +98,35 @@ impl Text {
         if let Some(found) = guesser.guesser.trace(what).filter(|found| found.len() == len) {
             return Ok(Some(found));
         }
+        if let Some(found) = self.trace_in_steps(network, what, n, len)? {
+            return Ok(Some(found));
+        }
         guesser.chain(ids.len(), |node, _| ids[node] as u32)?;
         Ok(guesser.guesser.trace(what))
     }
+
+    /// As [`trace`](Self::trace) before a chain, of more rows than are kept of one pass.
+    fn trace_in_steps(
+        &self,
+        network: &Arc<dyn Network>,
+        what: &str,
+        n: usize,
+        len: usize,
+    ) -> Result<Option<Vec<f32>>> {
+        let mut guesser = self.follow(network)?;
+        let mut found = Vec::new();
+        while guesser.read < n {
+            let end = n.min(guesser.read + STEP);
+            guesser.read(end)?;
+            guesser.guesser.begin(&self.tokens[..=end])?;
+            found.extend(guesser.guesser.trace(what).into_iter().flatten());
+        }
+        Ok(Some(found).filter(|found| found.len() == len))
+    }
 }
+
+/// Rows that are read at once where what they leave is put together.
+const STEP: usize = 128;
 
 /// A guesser that follows a text.
 pub(super) struct Follower<'a> {
