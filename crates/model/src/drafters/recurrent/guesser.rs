@@ -243,10 +243,10 @@ impl Guesser for RecurrentGuesser {
     fn trace(&self, name: &str) -> Option<Vec<f32>> {
         let (pass, design) = (&self.pass, &self.network.design);
         match name {
-            // Of a text of more than a chunk only the last one's are kept.
+            // Those of the last pass alone are kept.
             "combined" => {
-                let all = self.cache.len() * design.config.hidden;
-                pass.features.get(..all).map(<[f32]>::to_vec)
+                let rows = self.cache.len().min(pass.h.len() / design.config.hidden);
+                pass.features.get(..rows * design.config.hidden).map(<[f32]>::to_vec)
             }
             "prefill_out" => {
                 let mut out = pass.h.clone();

@@ -98,7 +98,9 @@ impl Text {
         if let Some(found) = guesser.guesser.trace(what).filter(|found| found.len() == len) {
             return Ok(Some(found));
         }
-        if let Some(found) = self.trace_in_steps(network, what, n, len)? {
+        if len.is_multiple_of(n)
+            && let Some(found) = self.trace_in_steps(network, what, n, len)?
+        {
             return Ok(Some(found));
         }
         guesser.chain(ids.len(), |node, _| ids[node] as u32)?;
