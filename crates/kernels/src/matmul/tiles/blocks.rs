@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Rows from which on tiles are faster.
-pub(in super::super) const MIN_ROWS: usize = 14;
+pub(in super::super) const MIN_ROWS: usize = 13;
 /// Panels that share activations while these are in the nearest cache.
 const TOGETHER: usize = 4;
 /// Blocks of all panels together whose weights stand ready for all rows: they fit the nearest cache.
