@@ -22,9 +22,8 @@ use crate::pull;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Engine")]
 pub(crate) struct EngineArgs {
-    /// Threads to compute on; the default is one for each physical core.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(crate) threads: Option<u16>,
+    #[command(flatten)]
+    pub(crate) threads: ThreadArgs,
     /// Type of the cached keys and values.
     #[arg(long, value_enum, default_value = "f16")]
     pub(crate) kv: Kv,
@@ -34,6 +33,20 @@ pub(crate) struct EngineArgs {
     /// Most tokens of prompt and output together; the default is 4096, or what the model allows if that is less.
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) context: Option<usize>,
+}
+
+/// How many threads compute.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct ThreadArgs {
+    /// Threads to compute on; the default is one for each physical core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+impl ThreadArgs {
+    pub(crate) fn count(self) -> usize {
+        self.threads.map_or_else(Team::default_threads, usize::from)
+    }
 }
 
 /// Type of cached keys and values.
@@ -78,7 +91,7 @@ impl EngineArgs {
     /// The same for the engine.
     pub(crate) fn load_options(&self) -> LoadOptions {
         LoadOptions {
-            threads: self.threads.map_or_else(Team::default_threads, usize::from),
+            threads: self.threads.count(),
             kv: match self.kv {
                 Kv::F16 => KvType::F16,
                 Kv::F32 => KvType::F32,

@@ -78,20 +78,10 @@ simd_fn! {
     /// `x = cap * tanh(x / cap)`.
     pub fn softcap<S>(x: &mut [f32], cap: f32) {
         // SAFETY: simd_fn runs this only where the set exists.
-        unsafe { map_assign!(S, x, |x| softcap_lanes::<S>(x, cap)) }
-    }
-}
-
-/// `cap * tanh(x / cap)` lane by lane.
-///
-/// # Safety
-/// The processor has `S`.
-#[inline(always)]
-unsafe fn softcap_lanes<S: Simd>(x: S::F, cap: f32) -> S::F {
-    // SAFETY: lane arithmetic on a set that the caller vouches for.
-    unsafe {
-        let cap = S::splat(cap);
-        S::mul(cap, tanh::<S>(S::div(x, cap)))
+        unsafe {
+            let cap = S::splat(cap);
+            map_assign!(S, x, |x| S::mul(cap, tanh::<S>(S::div(x, cap))))
+        }
     }
 }
 

@@ -290,16 +290,15 @@ impl<'a> HfConfig<'a> {
     }
 
     fn rope_section(&self, layer_type: Option<&str>) -> Option<&'a Map<String, Value>> {
+        let of_type = |all: &'a Map<String, Value>| {
+            layer_type.and_then(|t| all.get(t)).and_then(Value::as_object).unwrap_or(all)
+        };
         if let Some(new) = self.given("rope_parameters").and_then(Value::as_object) {
-            let by_type = layer_type.and_then(|t| new.get(t)).and_then(Value::as_object);
-            return Some(by_type.unwrap_or(new));
+            return Some(of_type(new));
         }
         let old = self.given("rope_scaling").and_then(Value::as_object);
         // Here null is as good as absent.
-        old.or_else(|| {
-            let all = defaults::of(self.model_type, true, "rope_parameters")?.as_object()?;
-            Some(layer_type.and_then(|t| all.get(t)).and_then(Value::as_object).unwrap_or(all))
-        })
+        old.or_else(|| defaults::of(self.model_type, true, "rope_parameters")?.as_object().map(of_type))
     }
 
     /// `self` is a rope section here; keys it lacks are looked up in the configuration around it.

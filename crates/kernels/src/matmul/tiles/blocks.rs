@@ -83,8 +83,12 @@ unsafe fn multiply<F: Format>(
 ) {
     let (blocks, step) = (work.matrix.cols() / BLOCK, work.x.rows());
     // Weights that no second tile wants are not kept.
-    let ready = if rows <= SIDE { RING } else { READY / panels.len().next_power_of_two() };
-    let chunk = if rows <= SIDE { blocks } else { ready };
+    let (chunk, ready) = if rows <= SIDE {
+        (blocks.max(1), RING)
+    } else {
+        let ready = READY / panels.len().next_power_of_two();
+        (ready, ready)
+    };
     for at in (0..blocks).step_by(chunk) {
         for row in (0..rows).step_by(SIDE) {
             let weights = buffers.weights.chunks_exact_mut(ready);

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use leveret_model::Team;
 
+use crate::model::ThreadArgs;
 use fixture::read_json;
 use report::Report;
 
@@ -30,15 +30,14 @@ exit code 1 if one differs or nothing could be compared."
 pub(crate) struct Args {
     /// Folder of the case.
     dir: PathBuf,
-    /// Threads to compute on; the default is one for each physical core.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    threads: ThreadArgs,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let dir = args.dir.as_path();
     let mut report = Report::default();
-    compare(dir, args.threads.map_or_else(Team::default_threads, usize::from), &mut report)?;
+    compare(dir, args.threads.count(), &mut report)?;
     report.finish(dir)
 }
 

@@ -141,6 +141,7 @@ pub(super) fn read(folder: &Folder, target: Option<&Config>) -> Result<BlockConf
         target_layers,
         rows: match (keys.count("block_size")?, dialect) {
             (Some(rows), _) => rows,
+            // What these publishers' classes say.
             (None, Dialect::Speculators) => 8,
             (None, Dialect::ZLab) => 16,
             (None, _) => keys.need_count("block_size")?,

@@ -92,38 +92,21 @@ impl Text {
         ids: &[i64],
         len: usize,
     ) -> Result<Option<Vec<f32>>> {
-        let mut guesser = self.follow(network)?;
-        guesser.read(n)?;
-        guesser.guesser.begin(&self.tokens[..=n])?;
-        if let Some(found) = guesser.guesser.trace(what).filter(|found| found.len() == len) {
-            return Ok(Some(found));
-        }
-        if len.is_multiple_of(n)
-            && let Some(found) = self.trace_in_steps(network, what, n, len)?
-        {
-            return Ok(Some(found));
-        }
-        guesser.chain(ids.len(), |node, _| ids[node] as u32)?;
-        Ok(guesser.guesser.trace(what))
-    }
-
-    /// As [`trace`](Self::trace) before a chain, of more rows than are kept of one pass.
-    fn trace_in_steps(
-        &self,
-        network: &Arc<dyn Network>,
-        what: &str,
-        n: usize,
-        len: usize,
-    ) -> Result<Option<Vec<f32>>> {
+        // No more rows than are kept of one pass, where there is something for each of them.
+        let step = if len.is_multiple_of(n) { STEP } else { n };
         let mut guesser = self.follow(network)?;
         let mut found = Vec::new();
         while guesser.read < n {
-            let end = n.min(guesser.read + STEP);
+            let end = n.min(guesser.read + step);
             guesser.read(end)?;
             guesser.guesser.begin(&self.tokens[..=end])?;
             found.extend(guesser.guesser.trace(what).into_iter().flatten());
         }
-        Ok(Some(found).filter(|found| found.len() == len))
+        if found.len() == len {
+            return Ok(Some(found));
+        }
+        guesser.chain(ids.len(), |node, _| ids[node] as u32)?;
+        Ok(guesser.guesser.trace(what))
     }
 }
 
