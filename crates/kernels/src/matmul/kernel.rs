@@ -69,7 +69,7 @@ pub(super) unsafe fn prefetch<S: Simd>(p: *const u8, bytes: usize) {
 }
 
 /// How far ahead of use a panel is fetched from memory: the nearest cache could not wait for so many lines at once.
-const FAR: usize = 4096;
+const FAR: usize = 8192;
 /// How far ahead of use it then comes to the nearest cache.
 const NEAR: usize = 1024;
 
