@@ -1,10 +1,11 @@
 //! Rows that go into a matrix product: f32 values, and the int8 blocks that quantised weights multiply.
 //!
-//! Blocks come in two lengths, each made when the first product asks for it: 32 for weights with a scale for
-//! every 32, 256 for those whose smaller scales are integers, so that sums over all 256 stay integers too.
+//! Blocks come in two lengths: 32 for weights with a scale for every 32, 256 for those whose smaller scales are integers,
+//! so that sums over all 256 stay integers too. Each is made when a product first asks for it, or with the rows
+//! themselves if products of the last rows of that width did: one parallel loop less.
 
 use crate::isa::simd_fn;
-use crate::rows::{Shared, par_rows};
+use crate::rows::{Shared, each_row};
 use crate::simd::Simd;
 use crate::team::Team;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -65,8 +66,18 @@ pub(crate) struct Quantized {
     blocks: Vec<Block>,
     /// `[super-block][row]`.
     supers: Vec<SuperBlock>,
-    has_blocks: bool,
-    has_supers: bool,
+    has: Lengths,
+    /// By width of the rows: what products have asked for since such rows were set last.
+    asked: Vec<(usize, Lengths)>,
+    /// Scratch of the product that holds this: where the parallel blocks of each job end.
+    pub(crate) ends: Vec<usize>,
+}
+
+/// Some of the two lengths of blocks.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Lengths {
+    pub(crate) short: bool,
+    pub(crate) long: bool,
 }
 
 impl Activations {
@@ -83,17 +94,22 @@ impl Activations {
         }
         (self.rows, self.cols) = (rows, cols);
         let quantized = self.quantized.get_mut().unwrap_or_else(PoisonError::into_inner);
-        (quantized.has_blocks, quantized.has_supers) = (false, false);
-        if cols > 0 {
-            par_rows(
-                team,
-                (&mut self.values[..rows * cols], cols),
-                (&mut [] as &mut [u8], 0),
-                |row, out, _| {
-                    f(row, out);
-                },
-            );
-        }
+        let lengths = std::mem::take(quantized.asked(cols));
+        quantized.has = lengths;
+        quantized.make_room(rows, cols, lengths);
+        let (blocks, supers) = (Shared::new(&mut quantized.blocks), Shared::new(&mut quantized.supers));
+        let values = Shared::new(&mut self.values);
+        each_row(team, rows, cols, |row| {
+            // SAFETY: every row is visited once, and rows do not overlap.
+            let values = unsafe { values.part(row * cols, cols) };
+            f(row, values);
+            if lengths.short {
+                quantize_blocks(values, &mut Column { blocks: &blocks, row, rows });
+            }
+            if lengths.long {
+                quantize_supers(values, &mut Column { blocks: &supers, row, rows });
+            }
+        });
     }
 
     /// Number of rows.
@@ -111,39 +127,30 @@ impl Activations {
         &self.values[..self.rows * self.cols][row * self.cols..][..self.cols]
     }
 
-    /// The rows in blocks, of which those asked for are there; the columns must be whole such blocks.
-    pub(crate) fn quantized(&self, team: &Team, blocks: bool, supers: bool) -> MutexGuard<'_, Quantized> {
+    /// The rows in blocks of the lengths asked for, among others; the columns must be whole such blocks.
+    pub(crate) fn quantized(&self, team: &Team, lengths: Lengths) -> MutexGuard<'_, Quantized> {
         let mut quantized = self.quantized.lock().unwrap_or_else(PoisonError::into_inner);
-        let q = &mut *quantized;
-        if blocks && !q.has_blocks {
-            self.fill_blocks(team, &mut q.blocks, BLOCK, EMPTY, quantize_blocks);
-            q.has_blocks = true;
+        let asked = quantized.asked(self.cols);
+        *asked = Lengths { short: asked.short || lengths.short, long: asked.long || lengths.long };
+        let has = quantized.has;
+        let lacks = Lengths { short: lengths.short && !has.short, long: lengths.long && !has.long };
+        let rows = self.rows;
+        quantized.make_room(rows, self.cols, lacks);
+        if lacks.short {
+            let blocks = Shared::new(&mut quantized.blocks);
+            each_row(team, rows, self.cols, |row| {
+                quantize_blocks(self.row(row), &mut Column { blocks: &blocks, row, rows });
+            });
+            quantized.has.short = true;
         }
-        if supers && !q.has_supers {
-            self.fill_blocks(team, &mut q.supers, SUPER, EMPTY_SUPER, quantize_supers);
-            q.has_supers = true;
+        if lacks.long {
+            let blocks = Shared::new(&mut quantized.supers);
+            each_row(team, rows, self.cols, |row| {
+                quantize_supers(self.row(row), &mut Column { blocks: &blocks, row, rows });
+            });
+            quantized.has.long = true;
         }
         quantized
-    }
-
-    /// Makes the blocks of `len` values of every row, `[block][row]`.
-    fn fill_blocks<B: Copy + Send>(
-        &self,
-        team: &Team,
-        blocks: &mut Vec<B>,
-        len: usize,
-        empty: B,
-        quantize: impl Fn(&[f32], &mut Column<'_, B>) + Sync,
-    ) {
-        let total = self.rows * (self.cols / len);
-        if blocks.len() < total + SPARE {
-            blocks.resize(total + SPARE, empty);
-        }
-        let blocks = Shared::new(blocks);
-        // Every row is visited once.
-        team.run(self.rows, |row| {
-            quantize(self.row(row), &mut Column { blocks: &blocks, row, rows: self.rows });
-        });
     }
 }
 
@@ -163,6 +170,31 @@ impl<B> Column<'_, B> {
 }
 
 impl Quantized {
+    /// What products of rows of this width have asked for.
+    fn asked(&mut self, cols: usize) -> &mut Lengths {
+        let known = self.asked.iter().position(|asked| asked.0 == cols);
+        let index = known.unwrap_or_else(|| {
+            self.asked.push((cols, Lengths::default()));
+            self.asked.len() - 1
+        });
+        &mut self.asked[index].1
+    }
+
+    /// Makes room for the blocks of rows.
+    fn make_room(&mut self, rows: usize, cols: usize, lengths: Lengths) {
+        fn grow<B: Copy>(blocks: &mut Vec<B>, count: usize, empty: B) {
+            if blocks.len() < count + SPARE {
+                blocks.resize(count + SPARE, empty);
+            }
+        }
+        if lengths.short {
+            grow(&mut self.blocks, rows * (cols / BLOCK), EMPTY);
+        }
+        if lengths.long {
+            grow(&mut self.supers, rows * (cols / SUPER), EMPTY_SUPER);
+        }
+    }
+
     /// The blocks from number `at` on: `row` of the first one for a row's first. The next one of the same row stands as
     /// many further as there are rows, and [`SPARE`] stand behind the last.
     pub(crate) fn blocks(&self, at: usize) -> &[Block] {

@@ -51,6 +51,17 @@ impl<T> Shared<T> {
     }
 }
 
+/// Elements in all from which on a loop over rows is worth a second thread, which takes a microsecond to join.
+const SHARED_FROM: usize = 4096;
+
+/// Calls `f(row)` for every row, of which each has about `width` elements to work on.
+pub(crate) fn each_row(team: &Team, rows: usize, width: usize, f: impl Fn(usize) + Sync) {
+    if rows * width < SHARED_FROM {
+        return (0..rows).for_each(f);
+    }
+    team.run(rows, f);
+}
+
 /// Calls `f(row, part of a, part of b)` for every row; `a` and `b` are whole numbers of rows of the given widths
 /// (the widths count elements; a width of zero gives empty parts).
 ///
@@ -65,7 +76,9 @@ pub fn par_rows<A: Send, B: Send>(
     let rows = a.len().checked_div(a_width).or_else(|| b.len().checked_div(b_width)).unwrap_or(0);
     assert!(a.len() == rows * a_width && b.len() == rows * b_width, "buffers of different numbers of rows");
     let (a, b) = (Shared::new(a), Shared::new(b));
-    team.run(rows, |row| {
+    // What is done for a narrow row seldom ends with its elements: they are chosen among others, or looked up.
+    let width = (a_width + b_width).max(1024);
+    each_row(team, rows, width, |row| {
         // SAFETY: every row is visited once, and rows do not overlap.
         let (a, b) = unsafe { (a.part(row * a_width, a_width), b.part(row * b_width, b_width)) };
         f(row, a, b);

@@ -177,7 +177,8 @@ impl Model {
         let scored = self.scored;
         let logits = room(logits, logit_rows.len() * scored);
         let matrix = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
-        let rows = if all { Rows::List(logit_rows) } else { Rows::All };
+        // All rows in their order are what fast kernels take.
+        let rows = if all && logit_rows.len() < last.rows() { Rows::List(logit_rows) } else { Rows::All };
         matmul(team, last, &mut [Job { matrix, rows, out: &mut *logits, add: false }]);
         if let Some(cap) = self.config.final_softcap {
             par_rows(team, (logits, scored), (&mut [] as &mut [f32], 0), |_, row, _| softcap(row, cap));

@@ -127,6 +127,30 @@ fn going_back() {
     );
 }
 
+/// Neither a fork nor what it came from shows that there is the other.
+#[test]
+fn a_fork_goes_on_alone() {
+    for case in ["llama", "gemma4-e", "qwen35"] {
+        let mut model = load(&common::golden(case).join("target"), 1);
+        let (text, other): (Vec<u32>, Vec<u32>) = ((1..40).collect(), (60..80).collect());
+        let mut plain = |tokens: &[u32]| {
+            let mut cache = model.new_cache(100).unwrap();
+            plainly(&mut model, &mut cache, tokens)
+        };
+        let (on, aside) = (plain(&text), plain(&[&text[..12], &other[..]].concat()));
+        let mut cache = model.new_cache(100).unwrap();
+        plainly(&mut model, &mut cache, &text[..12]);
+        // What is not committed is not the fork's.
+        pass(&mut model, &mut cache, &[5, 6], None);
+        let mut fork = cache.fork().unwrap();
+        assert!(fork.len() == 12 && fork.commit(&[0]).is_err());
+        cache.commit(&[]).unwrap();
+        assert!(plainly(&mut model, &mut fork, &other[..10]) == aside[12..22], "{case}");
+        assert!(plainly(&mut model, &mut cache, &text[12..]) == on[12..], "{case}");
+        assert!(plainly(&mut model, &mut fork, &other[10..]) == aside[22..], "{case}");
+    }
+}
+
 #[test]
 fn states_are_counted() {
     let options = LoadOptions::default();

@@ -59,6 +59,23 @@ impl KvBuffer {
         Some(Self { ty, at, k, v })
     }
 
+    /// A buffer of the same shape with the rows of the first `slots` slots. `None` when the system refuses the memory.
+    ///
+    /// # Panics
+    /// If there are fewer slots.
+    pub fn fork(&self, slots: usize) -> Option<Self> {
+        assert!(slots <= self.at.capacity);
+        let Places { kv_heads, k_dim, v_dim, v_stride, capacity } = self.at;
+        let mut fork = Self::new(self.ty, kv_heads, k_dim, v_dim, capacity)?;
+        // The heads of a block lie together.
+        let elements = kv_heads * slots.next_multiple_of(BLOCK) * self.ty.bytes();
+        for (to, from, width) in [(&mut fork.k, &self.k, k_dim), (&mut fork.v, &self.v, v_stride)] {
+            let used = ..elements * width;
+            to.bytes_mut()[used].copy_from_slice(&from.bytes()[used]);
+        }
+        Some(fork)
+    }
+
     /// Storage type.
     pub fn ty(&self) -> KvType {
         self.ty

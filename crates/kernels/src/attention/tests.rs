@@ -288,3 +288,22 @@ fn a_row_that_is_not_finite_stays_alone() {
     let out = layer.attend(1, &kv, &Visible::chain(8, 12), &tokens[8..]);
     assert!(bits(&out[..11 * width]) == bits(&clean[..11 * width]));
 }
+
+#[test]
+fn a_fork_has_the_rows_and_goes_on_alone() {
+    for ty in [KvType::F16, KvType::F32] {
+        let layer = Layer { heads: 2, kv_heads: 2, k_dim: 6, v_dim: 20, window: None, sinks: None, ty };
+        let mut kv = layer.buffer(700);
+        layer.write(&mut kv, 0, &(0..300).collect::<Vec<_>>());
+        let mut fork = kv.fork(300).unwrap();
+        layer.write(&mut fork, 299, &[900]);
+        let row = |kv: &KvBuffer, slot| {
+            let (mut k, mut v) = (vec![0.0; 6], vec![0.0; 20]);
+            (kv.read_k(slot, 1, &mut k), kv.read_v(slot, 1, &mut v));
+            (k, v)
+        };
+        assert!((0..299).all(|slot| row(&fork, slot) == row(&kv, slot)));
+        assert_ne!(row(&fork, 299), row(&kv, 299));
+        assert_eq!(fork.capacity(), kv.capacity());
+    }
+}

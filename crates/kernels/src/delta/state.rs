@@ -4,6 +4,7 @@ use super::{DeltaInputs, DeltaRows, DeltaShape, MAX_TAPS};
 use crate::isa::Isa;
 
 /// State of one recurrent layer and one sequence.
+#[derive(Clone)]
 pub struct DeltaState {
     shape: DeltaShape,
     /// Matrices after the committed rows, less the accepted ones of `past`, which are still to be
@@ -20,6 +21,7 @@ pub struct DeltaState {
 }
 
 /// The committed rows that the next rows look back on.
+#[derive(Clone)]
 pub(super) struct Past {
     channels: usize,
     /// The last inputs before the accepted rows, a ring of `taps - 1` rows.
@@ -33,7 +35,7 @@ pub(super) struct Past {
 }
 
 /// What rows would write: as much as stepping a state needs, and the inputs that later rows look at.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Tape {
     /// Before the convolution, `[rows][channels]`. Left out for rows that are kept whole.
     pub(super) inputs: Vec<f32>,

@@ -13,7 +13,7 @@ mod unpack;
 
 pub use matrix::{Matrix, MatrixError, Packing};
 
-use crate::activations::{Activations, BLOCK, Block, Quantized, SUPER, SuperBlock};
+use crate::activations::{Activations, BLOCK, Block, Lengths, Quantized, SUPER, SuperBlock};
 use crate::element::ElementType;
 use crate::isa::Isa;
 use crate::rows::Shared;
@@ -93,34 +93,50 @@ const BLOCK_ROWS: usize = 16;
 /// When shapes do not fit: a programming error, not one of input.
 pub fn matmul(team: &Team, x: &Activations, jobs: &mut [Job<'_>]) {
     let threads = team.threads();
+    let mut lengths = Lengths::default();
+    for job in jobs.iter() {
+        assert_eq!(job.matrix.cols(), x.cols(), "activations of another width than the weights");
+        let len = job.matrix.element_type().block_len();
+        lengths.short |= len == BLOCK;
+        lengths.long |= len == SUPER;
+    }
+    let mut quantized = x.quantized(team, lengths);
+    let mut ends = std::mem::take(&mut quantized.ends);
+    ends.clear();
     let mut blocks = 0;
-    let (mut short, mut long) = (false, false);
     for job in jobs.iter() {
         let count = count(&job.rows, x);
-        assert_eq!(job.matrix.cols(), x.cols(), "activations of another width than the weights");
         let plan = Plan::new(threads, job, count);
         assert_eq!(job.out.len(), count * plan.width, "output of another size than rows x features");
         assert!(plan.width <= job.matrix.rows(), "output of more features than the matrix has");
         blocks += plan.blocks;
-        let ty = job.matrix.element_type();
-        short |= ty.block_len() == BLOCK;
-        long |= ty.block_len() == SUPER;
+        ends.push(blocks);
     }
-    let quantized = x.quantized(team, short, long);
-    let quantized = &*quantized;
+    let x_quantized = &*quantized;
     let jobs = Shared::new(jobs);
     team.run(blocks, |block| {
         // SAFETY: blocks only read the jobs; what they write lies behind the `out` pointers, in panels of their own.
         let jobs: &[Job<'_>] = unsafe { jobs.all() };
-        let Some((job, plan, block)) = find(threads, jobs, x, block) else { return };
-        let first = block * plan.panels;
+        let index = ends.partition_point(|&end| end <= block);
+        let job = &jobs[index];
+        let plan = Plan::new(threads, job, job.rows.len(x));
+        let first = (block + plan.blocks - ends[index]) * plan.panels;
         let Plan { rows: count, width, tiles, .. } = plan;
         let panels = first..(first + plan.panels).min(job.matrix.panels_of(width));
         let out = Shared::behind(&job.out);
-        let work =
-            Work { matrix: job.matrix, x, quantized, rows: &job.rows, count, out, width, add: job.add };
+        let work = Work {
+            matrix: job.matrix,
+            x,
+            quantized: x_quantized,
+            rows: &job.rows,
+            count,
+            out,
+            width,
+            add: job.add,
+        };
         run_panels(&work, panels, tiles);
     });
+    quantized.ends = ends;
 }
 
 /// The number of rows, which must all exist.
@@ -179,23 +195,6 @@ fn on_tiles(job: &Job<'_>, rows: usize) -> bool {
     }
     let _ = (job, rows);
     false
-}
-
-/// The job that block `block` of the region belongs to, how it is cut, and the block's number in it.
-fn find<'a, 'b>(
-    threads: usize,
-    jobs: &'a [Job<'b>],
-    x: &Activations,
-    mut block: usize,
-) -> Option<(&'a Job<'b>, Plan, usize)> {
-    for job in jobs {
-        let plan = Plan::new(threads, job, job.rows.len(x));
-        if block < plan.blocks {
-            return Some((job, plan, block));
-        }
-        block -= plan.blocks;
-    }
-    None
 }
 
 /// Picks the kernel compiled for the weight type and instruction set.

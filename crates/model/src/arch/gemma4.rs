@@ -211,12 +211,15 @@ fn compose(
     keys_as_values: impl Fn(usize, bool) -> bool,
 ) -> Config {
     config.set_windows(plan.window, |i| plan.sliding[i]);
-    config.embedding_scale = round_to_bf16((config.hidden as f64).sqrt() as f32);
+    config.embedding_scale = table_scale(config.hidden);
     if config.head == Head::Own {
         config.head = Head::OwnIfPresent;
     }
-    config.per_layer =
-        (plan.per_layer > 0).then_some(PerLayerConfig { width: plan.per_layer, vocab: per_layer_vocab });
+    config.per_layer = (plan.per_layer > 0).then_some(PerLayerConfig {
+        width: plan.per_layer,
+        vocab: per_layer_vocab,
+        scale: table_scale(plan.per_layer),
+    });
     let tail = config.layers.len().saturating_sub(plan.shared);
     for (i, layer) in config.layers.iter_mut().enumerate() {
         let (a, sliding) = (&mut layer.attention, plan.sliding[i]);
@@ -236,8 +239,9 @@ fn compose(
     config
 }
 
-/// The factor on embeddings, which the reference rounds to the type that the weights were trained in.
-fn round_to_bf16(x: f32) -> f32 {
-    let bits = x.to_bits();
+/// The factor on the rows of a table of this width, which the reference rounds to the type that the weights were
+/// trained in, bf16.
+fn table_scale(width: usize) -> f32 {
+    let bits = ((width as f64).sqrt() as f32).to_bits();
     f32::from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
 }

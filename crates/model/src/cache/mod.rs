@@ -46,6 +46,10 @@ impl LayerState {
     }
 }
 
+fn no_memory(rows: usize) -> Error {
+    Error::request(format!("no memory for a cache of {rows} rows: ask for a shorter context"))
+}
+
 impl Sequence {
     /// An empty sequence with room for `capacity` rows.
     pub(crate) fn new(config: &Config, kv: KvType, capacity: usize) -> Result<Self> {
@@ -63,13 +67,25 @@ impl Sequence {
                     KvBuffer::new(kv, a.kv_heads, a.k_dim, a.v_dim, capacity).map(LayerState::Attention)
                 }
             };
-            state.ok_or_else(|| {
-                let what = format!("no memory for a cache of {capacity} rows: ask for a shorter context");
-                Error::request(what)
-            })
+            state.ok_or_else(|| no_memory(capacity))
         };
         let layers = config.layers.iter().map(layer).collect::<Result<_>>()?;
         Ok(Self { len: 0, capacity, parents: Vec::new(), held: 0, layers })
+    }
+
+    /// A sequence of its own that begins with the committed rows of this one.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn fork(&self) -> Result<Self> {
+        let layer = |layer: &LayerState| match layer {
+            LayerState::Attention(kv) => kv.fork(self.len).map(LayerState::Attention),
+            LayerState::Delta(state) => Some(LayerState::Delta(state.clone())),
+            LayerState::Nothing => Some(LayerState::Nothing),
+        };
+        let layers =
+            self.layers.iter().map(layer).collect::<Option<_>>().ok_or_else(|| no_memory(self.capacity))?;
+        Ok(Self { len: self.len, capacity: self.capacity, parents: Vec::new(), held: 0, layers })
     }
 
     /// Bytes that the full cache takes.

@@ -77,12 +77,14 @@ impl From<bool> for Presence {
 
 /// Embeddings of tokens for each layer apart: a table with a row per token and a projection of the
 /// main embedding, added up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PerLayerConfig {
     /// Width of one layer's part.
     pub width: usize,
     /// Rows of the table. Tokens beyond it read row 0.
     pub vocab: usize,
+    /// Factor on its rows.
+    pub scale: f32,
 }
 
 /// One decoder layer: attention and MLP, each added to the residual stream.

@@ -46,13 +46,12 @@ impl PerLayerInputs {
         );
         let looked_up = room(&mut s.out, tokens.len() * width);
         let from_hidden = (1.0 / (hidden as f64).sqrt()) as f32;
-        let of_table = (config.width as f64).sqrt() as f32;
         par_rows(team, (inputs, width), (looked_up, width), |row, input, looked_up| {
             scale(input, from_hidden);
             rms_norm_heads(input, &self.norm, eps);
             let token = tokens[row] as usize;
             self.table.row(if token < config.vocab { token } else { 0 }, looked_up);
-            scale(looked_up, of_table);
+            scale(looked_up, config.scale);
             add_assign(input, looked_up);
             scale(input, FRAC_1_SQRT_2);
         });

@@ -27,7 +27,7 @@ use report::Report;
 use tally::Sample;
 use write::{Desk, Plan};
 
-/// Compare speculation with plain decoding, prompt by prompt.
+/// Compare speculation with plain decoding, side by side on the same prompts.
 #[derive(Debug, clap::Args)]
 #[command(after_help = NOTES)]
 pub(crate) struct Args {
@@ -81,8 +81,9 @@ pub(crate) struct Args {
 }
 
 const NOTES: &str = "\
-Plain decoding and every combination of the options write the same prompts in turns, in an order
-that rotates. Speed is that of decoding: the prompt and the token that comes with it are left out.
+Plain decoding and every combination of the options write each turn side by side, some tokens at a
+time in an order that rotates, so that what else the machine does falls on all of them alike. Speed is
+that of decoding: the prompt and the token that comes with it are left out.
 The speed-up of a category is its time per token, plain over speculative; the interval holds 95% of
 it when prompts are drawn anew. worst_prompt_ratio is the longest time per token of a prompt over
 that of plain decoding, among answers of 100 tokens and more if there are any: above 1 is slower.

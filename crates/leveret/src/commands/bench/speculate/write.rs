@@ -1,9 +1,9 @@
-//! The measurement itself: each turn of a prompt is written plainly and under every setup, in turns.
+//! The measurement itself: each turn of a prompt is written plainly and under every setup, side by side.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use leveret_model::{Cache, Model, Target};
+use leveret_model::{Model, Sequence};
 use leveret_spec::{FinishReason, Options, Request, SamplingParams, Session, Stats};
 use serde_json::{Value, json};
 
@@ -13,6 +13,9 @@ use crate::drafter::DrafterSource;
 use crate::model::{Loaded, message};
 use crate::progress::Steps;
 use crate::prompts::Prompt;
+
+/// Tokens that a text grows by before it is the next one's turn: few, so that what else the machine does falls on all.
+const STRETCH: usize = 8;
 
 /// What is to be measured.
 pub(super) struct Plan<'a> {
@@ -47,8 +50,6 @@ impl Plan<'_> {
 pub(super) struct Desk<'a> {
     loaded: &'a mut Loaded,
     plan: &'a Plan<'a>,
-    /// Holds the prompt at hand but for its last token, so that it is read once only.
-    cache: Option<<Model as Target>::Cache>,
     /// Token ids of every turn so far, one JSON object a line.
     pub(super) ids: String,
 }
@@ -61,9 +62,20 @@ struct Written {
     stats: Stats,
 }
 
+impl Written {
+    fn of(text: &Session<Model>) -> Self {
+        Self {
+            ids: text.output().to_vec(),
+            finish: text.finish_reason(),
+            text: text.text().to_owned(),
+            stats: text.stats().clone(),
+        }
+    }
+}
+
 impl<'a> Desk<'a> {
     pub(super) fn new(loaded: &'a mut Loaded, plan: &'a Plan<'a>) -> Self {
-        Self { loaded, plan, cache: None, ids: String::new() }
+        Self { loaded, plan, ids: String::new() }
     }
 
     /// Writes one prompt under every setup; a sample for each. Turns that do not fit the context
@@ -124,27 +136,48 @@ impl<'a> Desk<'a> {
         temperature: f32,
         steps: &mut Steps,
     ) -> Result<Vec<Written>> {
-        self.cache = None;
         let ways: Vec<Option<usize>> =
             std::iter::once(None).chain(setups.iter().copied().map(Some)).collect();
+        let read = self.read(ids)?;
         let mut best: Vec<Option<Written>> = ways.iter().map(|_| None).collect();
         for round in 0..self.plan.rounds {
-            for k in 0..ways.len() {
-                // Every setup has every place in the order, so that no neighbour favours one.
-                let way = (k + first + round) % ways.len();
-                let written = self.text(ids, ways[way], temperature)?;
-                let slot = &mut best[way];
-                if slot.as_ref().is_none_or(|known| written.stats.decode_seconds < known.stats.decode_seconds)
-                {
-                    *slot = Some(written);
+            let begin = |&way: &Option<usize>| self.begin(ids, way, temperature, read.as_ref());
+            let mut texts = ways.iter().map(begin).collect::<Result<Vec<_>>>()?;
+            self.side_by_side(&mut texts, first + round)?;
+            for (best, text) in best.iter_mut().zip(&texts) {
+                let seconds = text.stats().decode_seconds;
+                if best.as_ref().is_none_or(|known| seconds < known.stats.decode_seconds) {
+                    *best = Some(Written::of(text));
                 }
-                steps.add(1);
             }
+            steps.add(texts.len() as u64);
         }
         Ok(best.into_iter().flatten().collect())
     }
 
-    fn text(&mut self, ids: &[u32], setup: Option<usize>, temperature: f32) -> Result<Written> {
+    /// The prompt's rows but for the last one: read once, all texts go on from copies. `None` where there are none.
+    fn read(&mut self, ids: &[u32]) -> Result<Option<Sequence>> {
+        let before = &ids[..ids.len().saturating_sub(1)];
+        if before.is_empty() {
+            return Ok(None);
+        }
+        // Room for what is written later.
+        let params =
+            SamplingParams { max_tokens: Some(self.plan.max_tokens + 1), ..SamplingParams::default() };
+        let request = Request { prompt: before.to_vec(), params, drafter: None, text: None };
+        let mut session = Session::new(&self.loaded.model, request, self.plan.options.clone())?;
+        self.read_prompt(&mut session)?;
+        Ok(Some(session.into_cache()))
+    }
+
+    /// A text under a setup or plainly, up to its first token.
+    fn begin(
+        &mut self,
+        ids: &[u32],
+        setup: Option<usize>,
+        temperature: f32,
+        read: Option<&Sequence>,
+    ) -> Result<Session<Model>> {
         let plan = self.plan;
         let setup = setup.map(|i| &plan.setups[i]);
         let drafter = match setup {
@@ -167,25 +200,38 @@ impl<'a> Desk<'a> {
         };
         // What reads features must see every row of the prompt.
         let sees_all = drafter.as_ref().is_some_and(|drafter| !drafter.taps().is_empty());
-        let (model, words) = (&mut self.loaded.model, &self.loaded.words);
+        let (model, words) = (&self.loaded.model, &self.loaded.words);
         let request = Request { prompt: ids.to_vec(), params, drafter, text: Some(words.detokenizer()) };
-        let known = if sees_all { None } else { self.cache.take() };
-        let mut session = match known {
-            Some(cache) => Session::resume(model, request, options, cache)?,
+        let mut session = match read.filter(|_| !sees_all) {
+            Some(read) => Session::resume(model, request, options, read.fork()?)?,
             None => Session::new(model, request, options)?,
         };
-        session.run(model)?;
-        let written = Written {
-            ids: session.output().to_vec(),
-            finish: session.finish_reason(),
-            text: session.text().to_owned(),
-            stats: session.stats().clone(),
-        };
-        if !sees_all {
-            let mut cache = session.into_cache();
-            // A state that cannot be cut is made anew for each text.
-            self.cache = cache.truncate(ids.len() - 1).is_ok().then_some(cache);
+        self.read_prompt(&mut session)?;
+        Ok(session)
+    }
+
+    /// Steps up to the first token.
+    fn read_prompt(&mut self, session: &mut Session<Model>) -> Result<()> {
+        while session.output().is_empty() && session.finish_reason().is_none() {
+            session.step(&mut self.loaded.model)?;
         }
-        Ok(written)
+        Ok(())
+    }
+
+    /// Writes texts to their ends, a stretch of each in turn.
+    fn side_by_side(&mut self, texts: &mut [Session<Model>], first: usize) -> Result<()> {
+        let count = texts.len();
+        let mut stretch = 0;
+        while texts.iter().any(|text| text.finish_reason().is_none()) {
+            stretch += 1;
+            for k in 0..count {
+                // Every text has every place in the order, so that no neighbour favours one.
+                let text = &mut texts[(k + first + stretch) % count];
+                while text.finish_reason().is_none() && text.output().len() <= stretch * STRETCH {
+                    text.step(&mut self.loaded.model)?;
+                }
+            }
+        }
+        Ok(())
     }
 }
