@@ -299,7 +299,8 @@ fn a_fork_has_the_rows_and_goes_on_alone() {
         layer.write(&mut fork, 299, &[900]);
         let row = |kv: &KvBuffer, slot| {
             let (mut k, mut v) = (vec![0.0; 6], vec![0.0; 20]);
-            (kv.read_k(slot, 1, &mut k), kv.read_v(slot, 1, &mut v));
+            kv.read_k(slot, 1, &mut k);
+            kv.read_v(slot, 1, &mut v);
             (k, v)
         };
         assert!((0..299).all(|slot| row(&fork, slot) == row(&kv, slot)));
