@@ -8,9 +8,6 @@ use crate::config::{ExpertsConfig, MlpConfig, Routing};
 use leveret_kernels::ops::{add_assign, add_scaled, log_sum_exp, scale, softmax};
 use leveret_kernels::{Job, Matrix, Rows, matmul, par_rows};
 
-/// Rows of a tile.
-const TILE: usize = 16;
-
 /// Router and experts of one layer.
 #[derive(Debug)]
 pub(crate) struct Experts<M = Matrix> {
@@ -146,21 +143,18 @@ impl Experts {
         let up = room(&mut s.up, pairs * width);
         let mut jobs = recycle(std::mem::take(&mut routes.jobs));
         let (mut gates, mut ups) = (&mut *gate, &mut *up);
-        // Tiles multiply rows that are neighbours: worth copies where experts have whole tiles of rows.
-        let neighbours = pairs >= TILE * experts.count;
-        if neighbours {
-            s.grouped.fill(team, pairs, hidden, |pair, out| {
-                out.copy_from_slice(s.x.row(routes.rows[pair] as usize));
-            });
-        }
         for (expert, range) in self.active(&routes.starts) {
-            let len = range.len() * width;
-            let rows = if neighbours { Rows::Range(range) } else { Rows::List(&routes.rows[range]) };
-            let (gate, up) = (take(&mut gates, len), take(&mut ups, len));
-            jobs.push(Job { matrix: &expert.gate, rows: rows.clone(), out: gate, add: false });
-            jobs.push(Job { matrix: &expert.up, rows, out: up, add: false });
+            let named = &routes.rows[range];
+            let rows = Rows::List(named);
+            jobs.push(Job {
+                matrix: &expert.gate,
+                rows: rows.clone(),
+                out: take(&mut gates, named.len() * width),
+                add: false,
+            });
+            jobs.push(Job { matrix: &expert.up, rows, out: take(&mut ups, named.len() * width), add: false });
         }
-        matmul(team, if neighbours { &s.grouped } else { &s.x }, &mut jobs);
+        matmul(team, &s.x, &mut jobs);
         let mut jobs = recycle(jobs);
 
         let part = |pair: usize| pair * width..(pair + 1) * width;

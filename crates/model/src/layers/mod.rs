@@ -144,8 +144,6 @@ fn is_chain(parents: &[Option<usize>]) -> bool {
 pub(crate) struct Scratch {
     pub(crate) x: Activations,
     pub(crate) inner: Activations,
-    /// The rows of `x` once for each of their experts.
-    pub(crate) grouped: Activations,
     pub(crate) q: Vec<f32>,
     pub(crate) k: Vec<f32>,
     pub(crate) v: Vec<f32>,
