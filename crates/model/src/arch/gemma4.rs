@@ -245,3 +245,13 @@ fn table_scale(width: usize) -> f32 {
     let bits = ((width as f64).sqrt() as f32).to_bits();
     f32::from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::table_scale;
+
+    #[test]
+    fn factors_of_tables_are_rounded_where_the_width_is_no_square() {
+        assert_eq!([256, 12, 80].map(table_scale), [16.0, 3.46875, 8.9375]);
+    }
+}
