@@ -10,30 +10,37 @@ use std::time::Instant;
 const BYTES: usize = 1 << 30;
 /// As much as a block of a matrix product reads.
 const BLOCK: usize = 64 * 1024;
-const PASSES: usize = 7;
 
-/// Bytes a second that the team reads from memory: the median of some passes over one gibibyte with the access
-/// pattern of a matrix product. `None` when memory for it is refused.
-pub fn bandwidth(team: &Team) -> Option<f64> {
-    let mut pages = Pages::zeroed(BYTES)?;
-    let words = Shared::new(pages.bytes_mut());
-    // Untouched pages are all one page of zeros, which no memory bus would see.
-    team.run(BYTES / BLOCK, |block| {
-        // SAFETY: blocks do not overlap and each is visited once.
-        unsafe { words.part(block * BLOCK, BLOCK) }.fill(1);
-    });
-    let bytes = pages.bytes();
-    let mut seconds: Vec<f64> = (0..PASSES)
-        .map(|_| {
-            let start = Instant::now();
-            team.run(BYTES / BLOCK, |block| {
-                std::hint::black_box(read(&bytes[block * BLOCK..][..BLOCK]));
-            });
-            start.elapsed().as_secs_f64()
-        })
-        .collect();
-    seconds.sort_by(f64::total_cmp);
-    Some(BYTES as f64 / seconds[PASSES / 2])
+/// A gibibyte to read again and again.
+///
+/// What a machine streams differs from one second to the next, so it is measured in turns with what it limits.
+#[derive(Debug)]
+pub struct MemoryStream {
+    pages: Pages,
+}
+
+impl MemoryStream {
+    /// `None` when the memory is refused.
+    pub fn new(team: &Team) -> Option<Self> {
+        let mut pages = Pages::zeroed(BYTES)?;
+        let words = Shared::new(pages.bytes_mut());
+        // Untouched pages are all one page of zeros, which no memory bus would see.
+        team.run(BYTES / BLOCK, |block| {
+            // SAFETY: blocks do not overlap and each is visited once.
+            unsafe { words.part(block * BLOCK, BLOCK) }.fill(1);
+        });
+        Some(Self { pages })
+    }
+
+    /// Bytes a second that the team reads now, in one pass with the access pattern of a matrix product.
+    pub fn bytes_per_second(&self, team: &Team) -> f64 {
+        let bytes = self.pages.bytes();
+        let start = Instant::now();
+        team.run(BYTES / BLOCK, |block| {
+            std::hint::black_box(read(&bytes[block * BLOCK..][..BLOCK]));
+        });
+        BYTES as f64 / start.elapsed().as_secs_f64()
+    }
 }
 
 simd_fn! {

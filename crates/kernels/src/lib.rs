@@ -22,7 +22,7 @@ mod simd;
 mod team;
 
 pub use activations::Activations;
-pub use bandwidth::bandwidth;
+pub use bandwidth::MemoryStream;
 pub use element::ElementType;
 pub use isa::Isa;
 pub use matmul::{Job, Matrix, MatrixError, Packing, Rows, matmul};

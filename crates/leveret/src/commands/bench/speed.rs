@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use leveret_kernels::{bandwidth, settle_for};
+use leveret_kernels::{MemoryStream, settle_for};
 use leveret_model::{Cache, LogitRows, Model, Pass, Source, Target, Team};
 use serde_json::json;
 
@@ -47,9 +47,8 @@ pub(crate) struct Args {
 
 /// Everything that was measured; seconds are medians.
 struct Figures {
-    decode_tps: f64,
+    decode: Decode,
     prefill_tps: f64,
-    bandwidth_gbps: f64,
     bytes_per_token: u64,
     /// Share of all processors that stood idle before we began; `None` where the system does not say.
     idle_share: Option<f64>,
@@ -57,6 +56,15 @@ struct Figures {
     rounds: Option<Rounds>,
     /// By context and rows.
     pass_seconds: BTreeMap<usize, BTreeMap<usize, f64>>,
+}
+
+/// Plain decoding beside what the machine streams; medians.
+struct Decode {
+    tokens_per_second: f64,
+    /// Bytes a second that all threads can read.
+    bandwidth: f64,
+    /// Bytes of weights read a second, as a share of what the machine streamed just before and after.
+    bandwidth_share: f64,
 }
 
 /// Seconds of a round of [`ROUND_ROWS`] rows: pass, commit, and what of it is put off to the next.
@@ -73,19 +81,10 @@ impl Rounds {
     }
 }
 
-impl Figures {
-    /// Bytes of weights read a second, as a share of what the machine can stream.
-    fn bandwidth_share(&self) -> f64 {
-        self.bytes_per_token as f64 * self.decode_tps / (self.bandwidth_gbps * 1e9)
-    }
-}
-
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let source = model::open(Some(&args.model))?;
     let options = args.engine.load_options();
     let idle_share = idle_share(Duration::from_millis(500));
-    let bandwidth_gbps =
-        bandwidth(&Team::new(options.threads)).context("no memory to measure bandwidth with")? / 1e9;
     let bytes_per_token = source.footprint(&options)?.bytes_per_token;
     let mut model = Model::load(&source, &options)?;
     // The first seconds after a load are slower, while weights still move to larger pages.
@@ -94,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
     let mut bench = Bench::new(&mut model);
     let prefill = bench.prefill(repeats)?;
-    let decode = bench.decode(repeats, if args.quick { 24 } else { 64 })?;
+    let decode = bench.decode(repeats, if args.quick { 24 } else { 64 }, bytes_per_token)?;
     let rounds = bench.rounds()?;
     let mut pass_seconds = BTreeMap::new();
     for &context in &args.contexts {
@@ -103,15 +102,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             None => eprintln!("context {context}: more than the model allows; left out"),
         }
     }
-    let figures = Figures {
-        decode_tps: decode,
-        prefill_tps: prefill,
-        bandwidth_gbps,
-        bytes_per_token,
-        idle_share,
-        rounds,
-        pass_seconds,
-    };
+    let figures = Figures { decode, prefill_tps: prefill, bytes_per_token, idle_share, rounds, pass_seconds };
 
     let name = title(&source);
     let json = figures.json(&name, &model);
@@ -207,24 +198,40 @@ impl<'a> Bench<'a> {
         Ok(rows as f64 / median(&mut times[1..]))
     }
 
-    /// Tokens of plain decoding a second, from an almost empty cache on.
-    fn decode(&mut self, repeats: usize, tokens: usize) -> Result<f64> {
+    /// Plain decoding from an almost empty cache on, in turns with what the machine streams.
+    fn decode(&mut self, repeats: usize, tokens: usize, bytes_per_token: u64) -> Result<Decode> {
         let tokens = tokens.min(self.model.max_context() / 2).max(1);
         let mut cache = self.cache(1, tokens)?;
-        let mut times = Vec::new();
+        let team = Team::new(self.model.threads());
+        let memory = MemoryStream::new(&team).context("no memory to measure bandwidth with")?;
+        let mut before = memory.bytes_per_second(&team);
+        let (mut times, mut streamed, mut shares) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..=repeats {
+            // The caches hold the stream's bytes now; in a text they would hold the model's.
+            self.forward(&mut cache, 0, 1, LogitRows::Last)?;
+            cache.commit(&[])?;
             let start = Instant::now();
             for i in 0..tokens {
                 self.forward(&mut cache, i, 1, LogitRows::Last)?;
                 cache.commit(&[0])?;
             }
-            times.push(start.elapsed().as_secs_f64());
+            let seconds = start.elapsed().as_secs_f64();
+            let after = memory.bytes_per_second(&team);
+            let bandwidth = (before + after) / 2.0;
+            before = after;
+            times.push(seconds);
+            streamed.push(bandwidth);
+            shares.push((bytes_per_token * tokens as u64) as f64 / seconds / bandwidth);
             if cache.truncate(1).is_err() {
                 // A recurrent state cannot go back.
                 cache = self.cache(1, tokens)?;
             }
         }
-        Ok(tokens as f64 / median(&mut times[1..]))
+        Ok(Decode {
+            tokens_per_second: tokens as f64 / median(&mut times[1..]),
+            bandwidth: median(&mut streamed[1..]),
+            bandwidth_share: median(&mut shares[1..]),
+        })
     }
 
     /// Rounds of two texts in turn: one keeps all rows of each, the other rejects every draft.
@@ -301,10 +308,10 @@ impl Figures {
         json!({
             "model": name,
             "threads": model.threads(),
-            "decode_tps": self.decode_tps,
+            "decode_tps": self.decode.tokens_per_second,
             "prefill_tps": self.prefill_tps,
-            "bandwidth_gbps": self.bandwidth_gbps,
-            "bandwidth_share": self.bandwidth_share(),
+            "bandwidth_gbps": self.decode.bandwidth / 1e9,
+            "bandwidth_share": self.decode.bandwidth_share,
             "pass_ms": first.map(milliseconds).map(rows).unwrap_or_default(),
             "pass_ms_by_context": by_context,
             "round": self.rounds.as_ref().map(|rounds| json!({
@@ -326,10 +333,10 @@ impl Figures {
         if let Some(idle) = self.idle_share {
             writeln!(out, "machine idle before   {:>9.0} %", idle * 100.0)?;
         }
-        writeln!(out, "decode                {:>9.1} tokens/s", self.decode_tps)?;
+        writeln!(out, "decode                {:>9.1} tokens/s", self.decode.tokens_per_second)?;
         writeln!(out, "prefill of {PROMPT}        {:>9.1} tokens/s", self.prefill_tps)?;
-        writeln!(out, "memory bandwidth      {:>9.1} GB/s", self.bandwidth_gbps)?;
-        writeln!(out, "share that decode uses{:>9.0} %", self.bandwidth_share() * 100.0)?;
+        writeln!(out, "memory bandwidth      {:>9.1} GB/s", self.decode.bandwidth / 1e9)?;
+        writeln!(out, "share that decode uses{:>9.0} %", self.decode.bandwidth_share * 100.0)?;
         if let Some(rounds) = &self.rounds {
             let (accepted, rejected) = (rounds.accepted * 1e3, rounds.rejected * 1e3);
             let ratio = rounds.ratio();
