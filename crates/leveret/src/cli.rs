@@ -2,13 +2,13 @@
 //! Errors are one line on standard error.
 
 use std::ffi::OsString;
-use std::io;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{bench, chat, convert, golden, inspect, list, pull, run, synth, template, tokenize};
+use crate::streams::{reader_left, tell};
 
 /// Exit code of a command line that cannot be understood.
 const USAGE: u8 = 2;
@@ -31,7 +31,8 @@ Examples:
   leveret bench speed smollm2 --json speed.json
 
 MODEL is a name that `leveret list` shows, hf:OWNER/REPO[/FILE], a .gguf file, or a folder with
-config.json and safetensors. Models are kept in $LEVERET_HOME/models or ~/.cache/leveret/models.";
+config.json and safetensors. Models are kept in $LEVERET_HOME/models, else in leveret/models of the
+cache folder ($XDG_CACHE_HOME or ~/.cache).";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -110,7 +111,7 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, ExitCode> {
             ExitCode::from(USAGE)
         }
         _ => {
-            eprintln!("{}", one_line(&error.to_string()));
+            tell!("{}", one_line(&error.to_string()));
             ExitCode::from(USAGE)
         }
     })
@@ -129,14 +130,12 @@ fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
         Ok(code) => return code,
         Err(error) => error,
     };
-    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
-    if io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
-        // The reader of our output has seen enough.
+    if reader_left(&error) {
         return ExitCode::SUCCESS;
     }
     let message = format!("{error:#}");
     let lines: Vec<&str> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    eprintln!("error: {}", lines.join(" "));
+    tell!("error: {}", lines.join(" "));
     match error.downcast_ref::<Usage>() {
         Some(_) => ExitCode::from(USAGE),
         None => ExitCode::FAILURE,

@@ -12,13 +12,14 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::machine;
+use crate::model::Loaded;
 use crate::pull;
 
 /// The option of every command that guesses ahead.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ControlArgs {
     /// How it is decided how far to guess: price, ratio, fixed:N rows, or pmin:P for tokens at least
-    /// that likely. The text is the same with each; only the speed differs.
+    /// that likely. By default of --accept the text is the same with each; only the speed differs.
     #[arg(long, value_name = "RULE", default_value = "price")]
     pub(crate) control: Control,
 }
@@ -34,6 +35,8 @@ struct Setting {
     cpu: String,
     threads: usize,
     kv: String,
+    /// What became of the weights at load.
+    precision: String,
     version: String,
 }
 
@@ -56,13 +59,15 @@ pub(crate) struct Costs {
 const DOUBTFUL: f64 = 0.8;
 
 impl Costs {
-    pub(crate) fn of(model: &Model, source: &Source) -> Self {
+    pub(crate) fn of(loaded: &Loaded, source: &Source) -> Self {
+        let model = &loaded.model;
         let setting = Setting {
             model: fs::canonicalize(source.path()).unwrap_or_else(|_| source.path().to_owned()),
             bytes: source.file_bytes(),
             cpu: machine::cpu(),
             threads: model.threads(),
             kv: format!("{:?}", model.kv_type()),
+            precision: format!("{:?}", loaded.precision),
             version: env!("CARGO_PKG_VERSION").into(),
         };
         let path = pull::home().ok().and_then(|home| Some(home.join("costs").join(file_name(&setting)?)));
@@ -140,6 +145,7 @@ mod tests {
             cpu: "c".into(),
             threads: 2,
             kv: "F16".into(),
+            precision: "AsStored".into(),
             version: "1".into(),
         };
         let path = folder.path().join("costs").join(file_name(&setting).unwrap());
@@ -155,9 +161,11 @@ mod tests {
         }
         costs.review(&curve, Some(0.006));
         assert!(!path.exists());
-        let other = Setting { threads: 1, ..setting.clone() };
-        assert_ne!(file_name(&other), file_name(&setting));
-        assert_eq!(read(&path, &other), None);
+        let quantised = Setting { precision: "Quantize(Q4_0)".into(), ..setting.clone() };
+        for other in [Setting { threads: 1, ..setting.clone() }, quantised] {
+            assert_ne!(file_name(&other), file_name(&setting));
+            assert_eq!(read(&path, &other), None);
+        }
         fs::write(&path, "{").unwrap();
         assert_eq!(read(&path, &setting), None);
     }

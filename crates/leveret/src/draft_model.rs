@@ -14,6 +14,7 @@ use leveret_spec::Drafter;
 use leveret_spec::drafters::{NetworkDrafter, TranslatedDrafter};
 
 use crate::model::{self, Loaded};
+use crate::streams::tell;
 
 /// How heads made for a model are read.
 #[derive(Debug, Clone, Default, Args)]
@@ -100,9 +101,7 @@ impl DraftModel {
                 "{name}: guesses blocks for its own vocabulary only, and the target's is another: {difference}"
             ),
             Some(difference) => {
-                eprintln!(
-                    "{name}: another vocabulary than the target's ({difference}); its text is translated"
-                );
+                tell!("{name}: another vocabulary than the target's ({difference}); its text is translated");
                 Some((Arc::clone(own), Arc::new(tokenizer)))
             }
         };
@@ -135,7 +134,7 @@ impl DraftModel {
             }
             match Self::head(&source, target, heads) {
                 Ok(head) => found.push(head),
-                Err(error) => eprintln!("{}: not used as drafter: {error:#}", path.display()),
+                Err(error) => tell!("{}: not used as drafter: {error:#}", path.display()),
             }
         }
         found

@@ -4,6 +4,7 @@
 //! ([`DrafterArgs::load`], [`DrafterSpec::load`]), and every text being written gets a drafter of its
 //! own ([`DrafterSource::build`]).
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use leveret_model::Source;
 use leveret_model::tokenizer::Tokenizer;
 use leveret_spec::Drafter;
@@ -20,9 +22,11 @@ use leveret_spec::drafters::{
 };
 use sha2::{Digest, Sha256};
 
+use crate::cli::Usage;
 use crate::draft_model::{DraftModel, HeadArgs};
 use crate::model::Loaded;
 use crate::pull;
+use crate::streams::tell;
 
 /// The options of every command that guesses ahead.
 #[derive(Debug, Clone, Args)]
@@ -31,7 +35,8 @@ pub(crate) struct DrafterArgs {
     /// of the text), recycle (what the model thought of before), store (earlier answers),
     /// prediction:FILE, own (guessing layers in the model's files), model:NAME (another model or a
     /// head made for this one, by name or path) and mask:K[:ID] (the model itself, from K rows of its
-    /// mask token), joined by +. The text is the same with each; only the speed differs.
+    /// mask token), joined by +. By default of --accept the text is the same with each; only the speed
+    /// differs.
     #[arg(long, value_name = "DRAFTER", default_value = "auto")]
     pub(crate) drafter: DrafterSpec,
     /// Your own guess of the answer, such as the file that is to be edited. A wrong one costs
@@ -39,9 +44,10 @@ pub(crate) struct DrafterArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) prediction: Option<PathBuf>,
     /// Where answers are kept to guess later ones from: off, or a file. By default a file of at
-    /// most 4 MB for each model in $LEVERET_HOME/answers (else ~/.cache/leveret/answers), for your
-    /// eyes alone; the oldest go first, and prompts are not kept. LEVERET_STORE does the same.
-    #[arg(long, value_name = "off|FILE")]
+    /// most 4 MB for each model in $LEVERET_HOME/answers (else leveret/answers in the cache folder,
+    /// $XDG_CACHE_HOME or ~/.cache), for your eyes alone; the oldest go first, and prompts are not
+    /// kept. LEVERET_STORE does the same.
+    #[arg(long, value_name = "off|FILE", value_parser = OsStringValueParser::new().map(StorePlace::from))]
     pub(crate) store: Option<StorePlace>,
     #[command(flatten)]
     heads: HeadArgs,
@@ -56,15 +62,9 @@ pub(crate) enum StorePlace {
     At(PathBuf),
 }
 
-impl FromStr for StorePlace {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "" => Err("expected off or a file".into()),
-            "off" => Ok(Self::Off),
-            path => Ok(Self::At(path.into())),
-        }
+impl From<OsString> for StorePlace {
+    fn from(text: OsString) -> Self {
+        if text == "off" { Self::Off } else { Self::At(text.into()) }
     }
 }
 
@@ -215,6 +215,10 @@ impl DrafterArgs {
     /// # Errors
     /// Files that are missing or do not fit the target.
     pub(crate) fn load(&self, target: &Loaded, source: &Source) -> Result<DrafterSource> {
+        if self.store_place() == Some(StorePlace::Off) && self.drafter.names_store() {
+            let what = "--drafter store reads and keeps answers, --store off (or LEVERET_STORE=off) neither: leave one out";
+            return Err(Usage(what.into()).into());
+        }
         let mut drafters = self.drafter.load_with(target, &self.heads)?;
         if self.drafter == DrafterSpec::None {
             return Ok(drafters);
@@ -230,10 +234,15 @@ impl DrafterArgs {
         Ok(drafters)
     }
 
+    /// Where answers are kept if that was said, here or in the environment.
+    fn store_place(&self) -> Option<StorePlace> {
+        let set = || std::env::var_os("LEVERET_STORE").filter(|value| !value.is_empty());
+        self.store.clone().or_else(|| set().map(StorePlace::from))
+    }
+
     /// The file of the model's store; `None` for no store.
     fn store_path(&self, source: &Source) -> Option<PathBuf> {
-        let set = || std::env::var("LEVERET_STORE").ok()?.parse().ok();
-        match self.store.clone().or_else(set) {
+        match self.store_place() {
             Some(StorePlace::Off) => None,
             Some(StorePlace::At(path)) => Some(path),
             None => {
@@ -259,6 +268,14 @@ impl DrafterSpec {
         let mut drafters = DrafterSource::default();
         drafters.add(self, target, heads)?;
         Ok(drafters)
+    }
+
+    fn names_store(&self) -> bool {
+        match self {
+            Self::Store(_) => true,
+            Self::Several(parts) => parts.iter().any(Self::names_store),
+            _ => false,
+        }
     }
 
     fn wants_own_store(&self) -> bool {
@@ -301,6 +318,11 @@ pub(crate) struct DrafterSource {
 type Make = Box<dyn Fn() -> Result<Box<dyn Drafter>>>;
 
 impl DrafterSource {
+    /// Whether texts are decoded plainly.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.makes.is_empty()
+    }
+
     /// A drafter for a new text; `None` for plain decoding.
     ///
     /// # Errors
@@ -318,17 +340,17 @@ impl DrafterSource {
     pub(crate) fn remember(&self, answer: &[u32]) {
         let Some((store, path)) = &self.store else { return };
         if let Some(note) = store.wait() {
-            eprintln!("{note}");
+            tell!("{note}");
         }
         if answer.len() < SHORTEST {
             return;
         }
         if !path.exists() {
-            eprintln!("{}: answers are kept here to guess later ones (not with --store off)", path.display());
+            tell!("{}: answers are kept here to guess later ones (not with --store off)", path.display());
         }
         store.add(answer);
         if let Err(error) = store.save() {
-            eprintln!("{}: {error}; this answer is not kept (--store off keeps none)", path.display());
+            tell!("{}: {error}; this answer is not kept (--store off keeps none)", path.display());
         }
     }
 
@@ -341,7 +363,7 @@ impl DrafterSource {
                 self.add(&DrafterSpec::Recycle, target, heads)?;
                 // What nobody asked for by name is no reason to refuse a text.
                 let own = DraftModel::own(target, heads).unwrap_or_else(|error| {
-                    eprintln!("{}: guessing layers not used: {error:#}", target.path.display());
+                    tell!("{}: guessing layers not used: {error:#}", target.path.display());
                     None
                 });
                 for model in own.into_iter().chain(DraftModel::beside(target, heads)) {
@@ -423,7 +445,7 @@ mod tests {
         assert!("oracle".parse::<DrafterSpec>().unwrap_err().contains("suffix"));
         assert!("prediction:".parse::<DrafterSpec>().unwrap_err().contains("FILE"));
         assert!("none+suffix".parse::<DrafterSpec>().unwrap_err().contains("none"));
-        assert_eq!("off".parse(), Ok(StorePlace::Off));
-        assert_eq!("a/off".parse(), Ok(StorePlace::At("a/off".into())));
+        assert_eq!(StorePlace::from(OsString::from("off")), StorePlace::Off);
+        assert_eq!(StorePlace::from(OsString::from("a/off")), StorePlace::At("a/off".into()));
     }
 }

@@ -16,6 +16,7 @@ mod plot;
 mod progress;
 pub mod prompts;
 pub mod pull;
+mod streams;
 mod synth;
 
 pub use cli::main;

@@ -17,6 +17,7 @@ use leveret_spec::Detokenizer;
 use serde_json::{Map, Value, json};
 
 use crate::pull;
+use crate::streams::tell;
 
 /// How a model is loaded.
 #[derive(Debug, Clone, Args)]
@@ -77,7 +78,7 @@ pub(crate) fn one_of(types: &'static [Named]) -> impl TypedValueParser<Value = E
 }
 
 /// Tokens of context when none are asked for.
-pub(crate) const CONTEXT: usize = 4096;
+const CONTEXT: usize = 4096;
 
 /// Parses a whole number of at least 1.
 pub(crate) fn positive(text: &str) -> Result<usize, String> {
@@ -88,6 +89,11 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
 }
 
 impl EngineArgs {
+    /// Most tokens of a text by a model that allows `most`.
+    pub(crate) fn context_within(&self, most: usize) -> usize {
+        self.context.unwrap_or(CONTEXT).min(most)
+    }
+
     /// The same for the engine.
     pub(crate) fn load_options(&self) -> LoadOptions {
         LoadOptions {
@@ -131,7 +137,7 @@ pub(crate) fn note_of(source: &Source) -> Option<String> {
 /// Loads weights and tokenizer side by side.
 pub(crate) fn load(source: &Source, options: &LoadOptions) -> Result<Loaded> {
     if let Some(note) = note_of(source) {
-        eprintln!("{}: {note}", source.path().display());
+        tell!("{}: {note}", source.path().display());
     }
     let (words, model) = std::thread::scope(|scope| {
         let words = scope.spawn(|| Words::open(source));

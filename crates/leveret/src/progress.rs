@@ -4,6 +4,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use crate::streams::tell;
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Time between two plain lines.
@@ -32,7 +33,7 @@ impl Progress {
         }
         bar.set_message(label.to_owned());
         if !terminal {
-            eprintln!("{label}: {}", HumanBytes(total));
+            tell!("{label}: {}", HumanBytes(total));
         }
         Self { bar, label: label.to_owned(), total, at: 0, line: (!terminal).then(Instant::now) }
     }
@@ -42,7 +43,7 @@ impl Progress {
         self.at = at.min(self.total);
         self.bar.set_position(self.at);
         if self.line.is_some_and(|last| last.elapsed() >= LINE_EVERY) {
-            eprintln!("{}: {} of {}", self.label, HumanBytes(self.at), HumanBytes(self.total));
+            tell!("{}: {} of {}", self.label, HumanBytes(self.at), HumanBytes(self.total));
             self.line = Some(Instant::now());
         }
     }
@@ -107,7 +108,7 @@ impl Steps {
         if self.line.is_some_and(|last| last.elapsed() >= LINE_EVERY) {
             let (at, total) = (self.bar.position(), self.bar.length().unwrap_or(0));
             let left = self.bar.elapsed().mul_f64(total.saturating_sub(at) as f64 / at.max(1) as f64);
-            eprintln!("{}: {at} of {total}, {} left", self.label, HumanDuration(left));
+            tell!("{}: {at} of {total}, {} left", self.label, HumanDuration(left));
             self.line = Some(Instant::now());
         }
     }

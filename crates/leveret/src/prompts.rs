@@ -1,5 +1,6 @@
 //! Prompt files as the benchmarks publish them: one JSON object a line.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -38,20 +39,35 @@ pub fn read(path: &Path) -> Result<Vec<Prompt>> {
     parse(&file, &text).with_context(|| path.display().to_string())
 }
 
+/// At most `count` prompts, evenly spread over the list.
+pub fn spread(list: Vec<Prompt>, count: usize) -> Vec<Prompt> {
+    let len = list.len();
+    let chosen = |(i, prompt)| is_chosen(i, len, count).then_some(prompt);
+    list.into_iter().enumerate().filter_map(chosen).collect()
+}
+
 /// At most `count` prompts of each category, evenly spread over it.
 pub fn spread_by_category(list: Vec<Prompt>, count: usize) -> Vec<Prompt> {
     let key = |prompt: &Prompt| (prompt.file.clone(), prompt.category.clone());
-    let places = |of: &Prompt| -> Vec<usize> {
-        (0..list.len()).filter(|&i| key(&list[i]) == key(of)).collect::<Vec<_>>()
-    };
-    let chosen: Vec<bool> = (0..list.len())
-        .map(|i| {
-            let places = places(&list[i]);
-            let count = count.min(places.len());
-            (0..count).any(|k| places[k * places.len() / count] == i)
-        })
-        .collect();
-    list.into_iter().zip(chosen).filter_map(|(prompt, chosen)| chosen.then_some(prompt)).collect()
+    let mut sizes = BTreeMap::new();
+    list.iter().for_each(|prompt| *sizes.entry(key(prompt)).or_insert(0) += 1);
+    let mut seen: BTreeMap<_, usize> = BTreeMap::new();
+    let mut list = list;
+    list.retain(|prompt| {
+        let key = key(prompt);
+        let len = sizes.get(&key).copied().unwrap_or(0);
+        let i = seen.entry(key).or_default();
+        *i += 1;
+        is_chosen(*i - 1, len, count)
+    });
+    list
+}
+
+/// Whether place `i` of `len` is one of `count` that are evenly spread, the first among them.
+fn is_chosen(i: usize, len: usize, count: usize) -> bool {
+    let count = count.min(len);
+    let k = (i * count).div_ceil(len);
+    k < count && k * len / count == i
 }
 
 fn parse(file: &str, text: &str) -> Result<Vec<Prompt>> {
@@ -73,15 +89,13 @@ fn prompt(file: &str, line: usize, text: &str) -> Result<Prompt> {
         None => (line + 1).to_string(),
     };
     let category = value["category"].as_str().unwrap_or(file).to_owned();
-    let turns = value["turns"].as_array().into_iter().flatten().map_while(Value::as_str);
-    let turns: Vec<String> = turns.map(str::to_owned).collect();
+    let texts = value["turns"].as_array().into_iter().flatten();
+    let turns: Option<Vec<String>> = texts.map(|turn| turn.as_str().map(str::to_owned)).collect();
     let file = file.to_owned();
-    if !turns.is_empty() {
-        return Ok(Prompt { name, category, file, turns, raw: false });
-    }
-    match value["prompt"].as_str() {
-        Some(text) => Ok(Prompt { name, category, file, turns: vec![text.to_owned()], raw: true }),
-        None => bail!("expected an object with \"turns\" (an array of texts) or \"prompt\" (a text)"),
+    match (turns, value["prompt"].as_str()) {
+        (Some(turns), _) if !turns.is_empty() => Ok(Prompt { name, category, file, turns, raw: false }),
+        (Some(_), Some(text)) => Ok(Prompt { name, category, file, turns: vec![text.to_owned()], raw: true }),
+        _ => bail!("expected an object with \"turns\" (an array of texts) or \"prompt\" (a text)"),
     }
 }
 
@@ -102,9 +116,13 @@ mod tests {
             seen,
             [("81", "writing", 2, false), ("HumanEval/0", "mixed", 1, true), ("4", "mixed", 1, false)]
         );
-        for (bad, told) in
-            [("", "no prompts"), ("{\"turns\": []}", "line 1"), ("\n{", "line 2"), ("3", "line 1")]
-        {
+        for (bad, told) in [
+            ("", "no prompts"),
+            ("{\"turns\": []}", "line 1"),
+            ("\n{", "line 2"),
+            ("3", "line 1"),
+            (r#"{"turns": ["a", 3]}"#, "line 1"),
+        ] {
             assert!(format!("{:#}", parse("x", bad).unwrap_err()).contains(told), "{bad:?}");
         }
     }
@@ -118,5 +136,10 @@ mod tests {
         let texts: Vec<String> =
             spread_by_category(list, 3).into_iter().map(|prompt| prompt.turns[0].clone()).collect();
         assert_eq!(texts, ["0", "3", "6", "10", "11"]);
+        for (len, count) in [(1, 1), (7, 3), (82, 42), (5, 9)] {
+            let chosen: Vec<usize> = (0..len).filter(|&i| is_chosen(i, len, count)).collect();
+            let count = count.min(len);
+            assert_eq!(chosen, (0..count).map(|k| k * len / count).collect::<Vec<_>>());
+        }
     }
 }

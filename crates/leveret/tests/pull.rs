@@ -86,6 +86,9 @@ impl World {
         command.args(["pull", "small"]).env("PATH", self.path("bin")).env("LEVERET_HOME", self.path("home"));
         command.env("LEVERET_CATALOGUE", self.path("catalogue.json")).env("HF_HOME", self.path("hf"));
         command.env("HF_ENDPOINT", "http://127.0.0.1:9");
+        for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+            command.env_remove(name);
+        }
         command
     }
 
@@ -225,9 +228,102 @@ fn names_paths_and_repositories() {
     fs::write(world.path("mine.gguf"), b"GGUF").unwrap();
     let output = with(world.path("mine.gguf").to_str().unwrap()).output().unwrap();
     assert!(stdout(&output).ends_with("home/models/mine.gguf\n"), "{}", stderr(&output));
-    let list = world.pull().args(["--help"]).output().unwrap();
-    assert!(list.status.success());
     assert_eq!(listed(&world), ["small", "mine"]);
+}
+
+#[test]
+fn a_name_stands_for_one_file() {
+    let world = World::new();
+    let pull = |path: &Path| {
+        let mut command = world.pull();
+        command.arg(path);
+        command
+    };
+    let file = |path: &str, bytes: &[u8]| {
+        let path = world.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let (first, second) = (file("a/mine.gguf", b"GGUF1"), file("b/mine.gguf", b"GGUF2"));
+    assert!(pull(&first).output().unwrap().status.success());
+    assert!(pull(&first).output().unwrap().status.success(), "once more");
+    assert!(fails_after_first(&mut pull(&second)).contains("another model called mine"));
+    assert_eq!(fs::read(world.path("home/models/mine.gguf")).unwrap(), b"GGUF1");
+    // Not even of the same size.
+    let wrong = file("a/small.gguf", &vec![0; world.model.len()]);
+    assert!(fails_after_first(&mut pull(&wrong)).contains("is not the small"));
+
+    let part = file("a/m-00001-of-00002.gguf", b"1");
+    assert!(fails_after_first(&mut pull(&part)).contains("m-00002-of-00002.gguf: is missing"));
+    file("a/m-00002-of-00002.gguf", b"2");
+    let output = pull(&part).output().unwrap();
+    assert!(stdout(&output).ends_with("m-00001-of-00002.gguf\n"), "{}", stderr(&output));
+    assert_eq!(fs::read(world.path("home/models/m-00002-of-00002.gguf")).unwrap(), b"2");
+}
+
+#[test]
+fn a_repository_is_taken_as_it_is_now() {
+    let world = World::new();
+    let files = ["tokenizer.json", "model.safetensors", "config.json"];
+    let repo = world.path("hf/hub/models--o--r");
+    fs::create_dir_all(repo.join("refs")).unwrap();
+    fs::create_dir_all(repo.join("snapshots/old")).unwrap();
+    fs::write(repo.join("refs/main"), "old").unwrap();
+    files[1..].iter().for_each(|file| fs::write(repo.join("snapshots/old").join(file), "old").unwrap());
+
+    let pull = |endpoint: &str| {
+        let mut command = world.pull();
+        command.arg("hf:o/r").env("HF_ENDPOINT", endpoint);
+        command.output().unwrap()
+    };
+    // A hub in trouble leaves what is here.
+    let output = pull(&hub(None));
+    assert!(stdout(&output).ends_with("snapshots/old\n"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("what is in the cache is used"), "{}", stderr(&output));
+    let output = pull(&hub(Some(files)));
+    assert!(stdout(&output).ends_with("snapshots/new\n"), "{}", stderr(&output));
+    for file in files {
+        assert_eq!(fs::read_to_string(repo.join("snapshots/new").join(file)).unwrap(), format!("new {file}"));
+    }
+}
+
+/// A hub on this machine whose repositories hold `files` at the commit `new`, or one that only fails. Returns its
+/// address; it ends with the test.
+fn hub(files: Option<[&'static str; 3]>) -> String {
+    use std::io::{BufRead, BufReader, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let answer = move |path: &str| match files {
+        None => "HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n".to_owned(),
+        Some(files) if path.starts_with("/api/") => {
+            let files: Vec<String> =
+                files.iter().map(|file| format!("{{\"rfilename\": \"{file}\"}}")).collect();
+            let body = format!("{{\"sha\": \"new\", \"siblings\": [{}]}}", files.join(", "));
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        }
+        Some(_) => {
+            let body = format!("new {}", path.rsplit('/').next().unwrap());
+            format!(
+                "HTTP/1.1 206 OK\r\nX-Repo-Commit: new\r\nETag: \"{}\"\r\nContent-Range: bytes 0-{}/{2}\r\n\
+                 Content-Length: {2}\r\n\r\n{body}",
+                body.replace(' ', ""),
+                body.len() - 1,
+                body.len()
+            )
+        }
+    };
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let Some(first) = lines.next() else { continue };
+            lines.take_while(|line| !line.is_empty()).for_each(drop);
+            let path = first.split(' ').nth(1).unwrap().to_owned();
+            let closing = answer(&path).replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1);
+            let _ = (&stream).write_all(closing.as_bytes());
+        }
+    });
+    address
 }
 
 #[test]

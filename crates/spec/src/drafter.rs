@@ -170,7 +170,7 @@ pub trait Drafter: Send {
     /// Learns from a pass.
     fn observe(&mut self, round: &Round<'_>);
 
-    /// Why it has stopped guessing, if something went wrong. The text goes on without it.
+    /// Its name and why it has stopped guessing, if something went wrong. The text goes on without it.
     fn trouble(&self) -> Option<&str> {
         None
     }

@@ -62,6 +62,13 @@ pub struct Session<T: Target> {
     piece: String,
 }
 
+/// Masks of a pass, and those whose guess became text: see [`Belief`].
+#[derive(Debug, Clone, Copy, Default)]
+struct Believed {
+    drafted: usize,
+    accepted: usize,
+}
+
 impl<T: Target> Session<T> {
     /// Makes room for the request; nothing is computed yet.
     ///
@@ -221,10 +228,10 @@ impl<T: Target> Session<T> {
         self.taps = taps;
         result?;
         seconds.forward = laps.lap();
-        self.decide(target)?;
+        let believed = self.decide(target)?;
         seconds.sample = laps.lap();
         let new = self.tokens.len() - context;
-        let accepted = self.path.len();
+        let accepted = self.path.len() + believed.accepted;
         self.commit(new)?;
         seconds.commit = laps.lap();
         self.observe(target, new);
@@ -233,11 +240,11 @@ impl<T: Target> Session<T> {
             self.stats.prompt_seconds += seconds.total();
             return Ok(None);
         }
-        let (rows, drafted) = (self.plan.tokens.len(), self.draft.len());
+        let (rows, drafted) = (self.plan.tokens.len(), self.draft.len() + believed.drafted);
         self.control.record(rows, context, seconds.forward, &self.tokens[context..]);
         seconds.control += laps.lap();
         let round = RoundStats { context, rows, drafted, accepted, committed: new, seconds };
-        let depth = self.draft.nodes().iter().map(|node| node.depth).max().unwrap_or(0);
+        let depth = self.draft.nodes().iter().map(|node| node.depth).max().unwrap_or(believed.drafted);
         self.stats.record(&round, depth, self.drafter.is_some());
         self.stats.decode_seconds += seconds.total();
         Ok(Some(round))
@@ -309,10 +316,11 @@ impl<T: Target> Session<T> {
     }
 
     /// Appends what masks say with enough confidence: see [`Belief`].
-    fn believe(&mut self, target: &T) -> Result<()> {
-        let (Some(belief), &[probe]) = (self.believe, &self.plan.probes[..]) else { return Ok(()) };
+    fn believe(&mut self, target: &T) -> Result<Believed> {
+        let mut believed = Believed::default();
+        let (Some(belief), &[probe]) = (self.believe, &self.plan.probes[..]) else { return Ok(believed) };
         let first = self.plan.base + self.draft.len();
-        self.stats.drafted += probe.rows;
+        believed.drafted = probe.rows;
         for row in first..first + probe.rows {
             let logits = target.logits(row);
             let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -325,9 +333,9 @@ impl<T: Target> Session<T> {
             if token == belief.token || self.append(token, logits).is_none() {
                 break;
             }
-            self.stats.accepted += 1;
+            believed.accepted += 1;
         }
-        Ok(())
+        Ok(believed)
     }
 
     /// Asks the drafter, and keeps of its answer what fits; false where there is none to ask.
@@ -364,11 +372,11 @@ impl<T: Target> Session<T> {
         }
     }
 
-    /// Draws tokens along the draft for as far as it agrees, and one more.
-    fn decide(&mut self, target: &T) -> Result<()> {
+    /// Draws tokens along the draft for as far as it agrees, and one more, then what is believed.
+    fn decide(&mut self, target: &T) -> Result<Believed> {
         self.path.clear();
         if self.plan.logits == LogitRows::None {
-            return Ok(());
+            return Ok(Believed::default());
         }
         let mut path = std::mem::take(&mut self.path);
         let draft = std::mem::take(&mut self.draft);

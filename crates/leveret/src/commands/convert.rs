@@ -12,6 +12,7 @@ use leveret_model::{ElementType, Team, convert};
 
 use crate::cli::Usage;
 use crate::model;
+use crate::streams::{stdout, tell};
 
 /// Write a model or a drafter as a GGUF file, or a drafter for vLLM.
 #[derive(Debug, clap::Args)]
@@ -89,9 +90,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Layout::Speculators => convert::to_speculators(&source, verifier, &args.out, &options)?,
     };
     if let Some(note) = model::note_of(&source) {
-        eprintln!("{note}");
+        tell!("{note}");
     }
-    done.notes.iter().for_each(|note| eprintln!("{note}"));
-    writeln!(std::io::stdout(), "{out}: {} tensors, {}", done.tensors, HumanBytes(done.bytes))?;
+    done.notes.iter().for_each(|note| tell!("{note}"));
+    writeln!(stdout(), "{out}: {} tensors, {}", done.tensors, HumanBytes(done.bytes))?;
     Ok(ExitCode::SUCCESS)
 }

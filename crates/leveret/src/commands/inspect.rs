@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use super::inspect_drafter::Drafter;
 use crate::draft_model::HeadArgs;
-use crate::model::{self, CONTEXT, EngineArgs, meta_text};
+use crate::model::{self, EngineArgs, meta_text};
+use crate::streams::stdout;
 
 /// Show what a model is, and the memory it needs; or what a drafter is, and whether it fits.
 #[derive(Debug, clap::Args)]
@@ -57,9 +58,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         (need, _) => need?,
     };
     let config = source.config()?;
-    let context = args.engine.context.unwrap_or(CONTEXT).min(config.max_context);
+    let context = args.engine.context_within(config.max_context);
     let model = Summary { source: &source, config, need, context, tensors: tensors(&source), drafter };
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     match args.json {
         true => writeln!(out, "{}", serde_json::to_string_pretty(&model.json(args.tensors))?)?,
         false => model.table(args.tensors, &mut out)?,
@@ -191,7 +192,7 @@ impl Summary<'_> {
 /// What files that hold nothing but a drafter are.
 fn show_drafter(args: &Args, source: &Source, drafter: &Drafter) -> Result<ExitCode> {
     let (path, tensors) = (source.path().display().to_string(), tensors(source));
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     if args.json {
         let mut object = json!({"path": path, "name": name(source), "file_bytes": source.file_bytes()});
         object["drafter"] = drafter.json();

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::catalogue::Catalogue;
 use crate::pull::Store;
+use crate::streams::stdout;
 
 /// Show the models that have a name and those that are here.
 #[derive(Debug, clap::Args)]
@@ -28,7 +29,7 @@ struct Line {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let lines = lines(&Catalogue::load()?, &Store::open()?);
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     if args.json {
         let entry = |line: &Line| {
             json!({

@@ -1,5 +1,6 @@
 //! `leveret pull`: makes a model local and says where it is.
 
+use crate::streams::stdout;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -14,7 +15,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for model in &args.models {
         let path = crate::pull::pull(model)?;
-        writeln!(std::io::stdout(), "{}", path.display())?;
+        writeln!(stdout(), "{}", path.display())?;
     }
     Ok(ExitCode::SUCCESS)
 }

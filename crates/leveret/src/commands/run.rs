@@ -2,7 +2,7 @@
 //! ids, or one JSON object) and nothing else.
 
 use std::fs::File;
-use std::io::{BufWriter, IsTerminal, Read, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,7 +18,8 @@ use super::sampling::SamplingArgs;
 use crate::cli::Usage;
 use crate::control::{ControlArgs, Costs};
 use crate::drafter::{DrafterArgs, DrafterSpec};
-use crate::model::{self, CONTEXT, EngineArgs, Loaded};
+use crate::model::{self, EngineArgs, Loaded};
+use crate::streams::{Listener, stdout, tell};
 
 /// Write the text that follows a prompt.
 #[derive(Debug, clap::Args)]
@@ -99,19 +100,19 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut loaded = model::load(&source, &args.engine.load_options())?;
     let drafters = args.drafter.load(&loaded, &source)?;
     let believe = believed(args, &loaded)?;
+    let costs = (!drafters.is_empty()).then(|| Costs::of(&loaded, &source));
     let (model, words) = (&mut loaded.model, &loaded.words);
     if words.template.is_none() && !args.raw {
-        eprintln!("{}: has no chat template; the prompt is continued as it stands", source.path().display());
+        tell!("{}: has no chat template; the prompt is continued as it stands", source.path().display());
     }
     let ids = match args.raw {
         true => words.raw_prompt(&prompt)?,
         false => words.chat_prompt(&prompt, args.system.as_deref())?,
     };
     let drafter = drafters.build()?;
-    let costs = drafter.as_ref().map(|_| Costs::of(model, &source));
     let cost = costs.as_ref().map(|costs| costs.curve(model)).transpose()?.unwrap_or_default();
     let options = Options {
-        context: args.engine.context.unwrap_or(CONTEXT).min(model.max_context()),
+        context: args.engine.context_within(model.max_context()),
         end_tokens: words.tokenizer.end_ids().to_vec(),
         accept: args.sampling.accept(),
         control: args.control.control,
@@ -120,7 +121,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         ..Options::default()
     };
     if believe.is_some() {
-        eprintln!("--accept confadapt is LOSSY: the text is another than the model's own");
+        tell!("--accept confadapt is LOSSY: the text is another than the model's own");
     }
     let prompt_ids = ids.clone();
     let request = Request { prompt: ids, params, drafter, text: Some(words.detokenizer()) };
@@ -135,14 +136,20 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let stopped = interrupted.load(Relaxed) && session.finish_reason().is_none();
     if args.output == Output::Json {
-        let object = report(&session, &source, prompt_ids, stopped)?;
-        writeln!(std::io::stdout(), "{object}")?;
+        let mut object = report(&session, &source, prompt_ids);
+        if args.sampling.wants_logprobs() {
+            object["logprobs"] = serde_json::to_value(session.logprobs())?;
+        }
+        writeln!(stdout(), "{object}")?;
     }
     drafters.remember(session.output());
     if let Some(costs) = costs {
         costs.review(&cost, session.pass_seconds());
     }
-    eprintln!("{}", summary(&session));
+    if let Some(trouble) = session.trouble() {
+        tell!("{trouble}");
+    }
+    tell!("{}", summary(&session));
     Ok(if stopped { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }
 
@@ -192,7 +199,7 @@ pub(crate) fn watch_for_interrupt() -> Result<Arc<AtomicBool>> {
 fn records(args: &Args) -> Result<Option<Box<dyn Write>>> {
     Ok(match (args.stats, &args.stats_file) {
         (None, _) => None,
-        (Some(StatsFormat::Json), None) => Some(Box::new(std::io::stderr())),
+        (Some(StatsFormat::Json), None) => Some(Box::new(Listener)),
         (Some(StatsFormat::Json), Some(path)) => {
             let file = File::create(path).with_context(|| path.display().to_string())?;
             Some(Box::new(BufWriter::new(file)))
@@ -225,7 +232,7 @@ fn write(
     records: &mut Option<Box<dyn Write>>,
     interrupted: &AtomicBool,
 ) -> Result<()> {
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     let mut first = true;
     let mut ends_line = true;
     while session.finish_reason().is_none() && !interrupted.load(Relaxed) {
@@ -252,22 +259,21 @@ fn write(
     match output {
         Output::Ids => writeln!(out)?,
         // The text itself is not added to, but the summary should start on a line of its own.
-        Output::Text if !ends_line && out.is_terminal() => eprintln!(),
+        Output::Text if !ends_line && out.is_terminal() => tell!(""),
         _ => {}
     }
     Ok(())
 }
 
 /// The object of `--output json`.
-fn report(session: &Session<Model>, source: &Source, prompt_ids: Vec<u32>, stopped: bool) -> Result<Value> {
+fn report(session: &Session<Model>, source: &Source, prompt_ids: Vec<u32>) -> Value {
     let stats = session.stats();
     let reason = match session.finish_reason() {
         Some(FinishReason::Stop) => "stop",
         Some(FinishReason::Length) => "length",
-        None if stopped => "interrupted",
-        None => "unfinished",
+        None => "interrupted",
     };
-    let mut object = json!({
+    json!({
         "model": source.path().display().to_string(),
         "prompt_ids": prompt_ids,
         "ids": session.output(),
@@ -279,11 +285,7 @@ fn report(session: &Session<Model>, source: &Source, prompt_ids: Vec<u32>, stopp
         "rounds": stats.rounds,
         "drafted": stats.drafted,
         "accepted": stats.accepted,
-    });
-    if !session.logprobs().is_empty() {
-        object["logprobs"] = serde_json::to_value(session.logprobs())?;
-    }
-    Ok(object)
+    })
 }
 
 /// What it took, in one line.

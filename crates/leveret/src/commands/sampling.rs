@@ -52,9 +52,9 @@ pub(crate) struct SamplingArgs {
     /// confadapt is LOSSY.
     #[arg(long, value_enum, value_name = "RULE", default_value = "match")]
     accept: AcceptRule,
-    /// With --accept confadapt: the probability from which on a mask's guess is believed.
-    #[arg(long, value_name = "P", default_value_t = 0.9, value_parser = probability)]
-    confidence: f32,
+    /// With --accept confadapt: the probability from which on a mask's guess is believed; the default is 0.9.
+    #[arg(long, value_name = "P", value_parser = probability)]
+    confidence: Option<f32>,
     /// With --output json: log-probabilities of each token and of the N likeliest ones.
     #[arg(long, value_name = "N")]
     logprobs: Option<usize>,
@@ -98,7 +98,15 @@ impl From<AcceptRule> for Accept {
     }
 }
 
+/// Confidence from which on the guess of a mask is believed.
+const CONFIDENCE: f32 = 0.9;
+
 impl SamplingArgs {
+    /// Whether log-probabilities are to be reported.
+    pub(crate) fn wants_logprobs(&self) -> bool {
+        self.logprobs.is_some()
+    }
+
     /// How guesses are verified.
     pub(crate) fn accept(&self) -> Accept {
         self.accept.into()
@@ -106,11 +114,14 @@ impl SamplingArgs {
 
     /// Whether guesses become text unverified, and from which confidence on.
     pub(crate) fn confidence(&self) -> Option<f32> {
-        matches!(self.accept, AcceptRule::Confadapt).then_some(self.confidence)
+        matches!(self.accept, AcceptRule::Confadapt).then_some(self.confidence.unwrap_or(CONFIDENCE))
     }
 
     /// The same for the engine, checked.
     pub(crate) fn params(&self) -> anyhow::Result<SamplingParams> {
+        if self.confidence.is_some() && self.accept != AcceptRule::Confadapt {
+            return Err(Usage("--confidence needs --accept confadapt".into()).into());
+        }
         let params = SamplingParams {
             temperature: self.temperature,
             top_k: self.top_k,

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use indicatif::{HumanBytes, HumanCount};
 
+use crate::streams::stdout;
 use crate::synth::{self, Checkpoint, Drafter, Family, Size};
 
 /// Write a checkpoint of random weights in the proportions of a published family.
@@ -59,6 +60,6 @@ fn put(checkpoint: &Checkpoint, dir: &Path, what: &str, seed: u64) -> Result<()>
     synth::write(checkpoint, dir, seed)?;
     let count = checkpoint.parameters();
     let (count, bytes) = (HumanCount(count), HumanBytes(count * 2));
-    writeln!(std::io::stdout(), "{}: {what}, {count} parameters, {bytes}", dir.display())?;
+    writeln!(stdout(), "{}: {what}, {count} parameters, {bytes}", dir.display())?;
     Ok(())
 }

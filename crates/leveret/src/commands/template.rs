@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::run::read_text;
 use crate::model::{self, Words};
+use crate::streams::stdout;
 
 /// Show a conversation in the model's chat format.
 #[derive(Debug, clap::Args)]
@@ -43,6 +44,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let asked = variables.remove("add_generation_prompt").and_then(|value| value.as_bool());
     let generation = asked.unwrap_or(true) && !args.no_generation_prompt;
     let text = template.render(&messages, tools.as_ref(), generation, &variables)?;
-    std::io::stdout().write_all(text.as_bytes())?;
+    stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }

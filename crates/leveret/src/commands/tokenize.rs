@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use super::run::read_text;
 use crate::model;
+use crate::streams::stdout;
 
 /// Show the token ids of a text.
 #[derive(Debug, clap::Args)]
@@ -35,7 +36,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         true => tokenizer.encode_prompt(&text, args.special)?,
         false => tokenizer.encode(&text, args.special)?,
     };
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     if args.pieces {
         for id in &ids {
             let bytes = tokenizer.token_bytes(*id).unwrap_or_default();

@@ -10,8 +10,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
+use super::lock::Lock;
 use super::out_of_space;
 use crate::progress::Progress;
+use crate::streams::tell;
 
 /// How long a hub that does not answer may hold us up.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -44,16 +46,30 @@ pub(crate) fn repository(repo: &str) -> Result<PathBuf> {
         }
     };
     let handle = api.model(repo.to_owned());
-    let info = handle.info().map_err(|error| explain(error, repo, "its list of files"))?;
+    let info = match handle.info() {
+        Ok(info) => info,
+        Err(error) => {
+            let error = explain(error, repo, "its list of files");
+            let path = cached(repo).ok_or_else(|| anyhow!("{error:#}"))?;
+            tell!("{error:#}; what is in the cache is used");
+            return Ok(path);
+        }
+    };
     let files: Vec<String> = info.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
     let wanted = wanted(repo, &files)?;
-    // The file that names the model comes last: where it is, all others are.
+    // Files of an older state of the repository do not count. The one that names the model comes last: where it is, all
+    // others are.
+    let known =
+        |file: &str| Cache::from_env().model(repo.to_owned()).get(file).filter(|path| is_of(path, &info.sha));
     let mut path = PathBuf::new();
     for file in &wanted {
-        path = match Cache::from_env().model(repo.to_owned()).get(file) {
+        path = match known(file) {
             Some(path) => path,
             None => download(&handle, repo, file)?,
         };
+    }
+    if let Some(file) = wanted.iter().find(|file| known(file).is_none()) {
+        bail!("hub {repo}: has changed while {file} was fetched; try again");
     }
     match path.extension().is_some_and(|ext| ext == "gguf") {
         true => Ok(path),
@@ -61,13 +77,20 @@ pub(crate) fn repository(repo: &str) -> Result<PathBuf> {
     }
 }
 
+/// Whether a file of the cache belongs to the state `commit` of its repository: it is in the folder of that name.
+fn is_of(path: &Path, commit: &str) -> bool {
+    path.ancestors().skip(1).any(|folder| folder.file_name().is_some_and(|name| name == commit))
+}
+
 /// All parts of `file` when it is one of a split model (`…-00001-of-00003.gguf`), the first last.
 pub(crate) fn split(file: &str) -> Vec<String> {
     let parts = || {
         let stem = file.strip_suffix(".gguf")?;
         let (stem, count) = stem.rsplit_once("-of-")?;
-        let (stem, _) = stem.rsplit_once('-')?;
-        let count: usize = count.parse().ok().filter(|n| (1..=999).contains(n))?;
+        let (stem, part) = stem.rsplit_once('-')?;
+        let number = |digits: &str| digits.parse().ok().filter(|_| digits.len() == 5);
+        let count: usize = number(count).filter(|n| (1..=999).contains(n))?;
+        number(part).filter(|part| (1..=count).contains(part))?;
         Some((1..=count).rev().map(|i| format!("{stem}-{i:05}-of-{count:05}.gguf")).collect())
     };
     parts().unwrap_or_else(|| vec![file.to_owned()])
@@ -152,13 +175,22 @@ fn reach(endpoint: &str) -> Result<()> {
     // Looking a name up cannot be given a time limit, so it is done beside us and left behind.
     let (send, receive) = mpsc::channel();
     std::thread::spawn(move || {
-        let connected = address.to_socket_addrs().and_then(|mut found| {
-            let none = || std::io::Error::other("the name has no address");
-            TcpStream::connect_timeout(&found.next().ok_or_else(none)?, PATIENCE)
-        });
-        let _ = send.send(connected.map(drop));
+        let addresses = match address.to_socket_addrs() {
+            Ok(addresses) => addresses.collect::<Vec<_>>(),
+            Err(error) => return drop(send.send(Err(error))),
+        };
+        let mut last = Err(std::io::Error::other("the name has no address"));
+        for address in &addresses {
+            // A share of the time for each: of two kinds of network one may lead nowhere.
+            last = TcpStream::connect_timeout(address, PATIENCE / addresses.len() as u32).map(drop);
+            if last.is_ok() {
+                break;
+            }
+        }
+        let _ = send.send(last);
     });
-    match receive.recv_timeout(PATIENCE) {
+    // Some more, so that the reason comes first.
+    match receive.recv_timeout(PATIENCE + PATIENCE / 10) {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => bail!("{host} cannot be reached ({error})"),
         Err(_) => bail!("{host} cannot be reached (no answer in {} s)", PATIENCE.as_secs()),
@@ -166,6 +198,16 @@ fn reach(endpoint: &str) -> Result<()> {
 }
 
 fn download(handle: &ApiRepo, repo: &str, file: &str) -> Result<PathBuf> {
+    // The client itself does not wait for another process; what that one has fetched is then here.
+    let folder = super::home()?.join("models");
+    std::fs::create_dir_all(&folder).map_err(|error| out_of_space(&folder, error))?;
+    let before = Cache::from_env().model(repo.to_owned()).get(file);
+    let _turn = Lock::take(&folder.join(format!("{}.lock", repo.replace('/', "--"))))?;
+    if let Some(path) =
+        Cache::from_env().model(repo.to_owned()).get(file).filter(|path| before.as_ref() != Some(path))
+    {
+        return Ok(path);
+    }
     let shown = Shown { label: file.to_owned(), progress: None };
     handle.download_with_progress(file, shown).map_err(|error| explain(error, repo, file))
 }
@@ -216,7 +258,15 @@ mod tests {
     fn a_split_model_ends_with_its_first_part() {
         let parts = split("m-00002-of-00003.gguf");
         assert_eq!(parts, ["m-00003-of-00003.gguf", "m-00002-of-00003.gguf", "m-00001-of-00003.gguf"]);
-        assert_eq!(split("m-q4.gguf"), ["m-q4.gguf"]);
+        for whole in ["m-q4.gguf", "best-of-3.gguf", "my-best-of-00003.gguf", "m-00004-of-00003.gguf"] {
+            assert_eq!(split(whole), [whole]);
+        }
+    }
+
+    #[test]
+    fn a_file_is_of_the_commit_that_its_folder_names() {
+        let path = Path::new("/c/models--o--r/snapshots/abc/sub/m.gguf");
+        assert!(is_of(path, "abc") && !is_of(path, "abd") && !is_of(path, "m.gguf"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fs::{File, TryLockError};
 use std::path::Path;
 
+use crate::streams::tell;
 use anyhow::{Context, Result};
 
 /// Held while a model is being fetched; released when dropped, and by the system when the process dies.
@@ -19,7 +20,7 @@ impl Lock {
         match file.try_lock() {
             Ok(()) => return Ok(Self { _file: file }),
             Err(TryLockError::WouldBlock) => {
-                eprintln!("{}: another process is fetching this model; waiting for it", path.display());
+                tell!("{}: another process is fetching this model; waiting for it", path.display());
             }
             Err(TryLockError::Error(error)) => return Err(error).with_context(|| path.display().to_string()),
         }

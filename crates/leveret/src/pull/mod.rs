@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::catalogue::{Catalogue, Entry, Source};
 use crate::progress::Progress;
+use crate::streams::tell;
 use lock::Lock;
 
 /// The folder of fetched models.
@@ -138,7 +139,7 @@ fn fetch(store: &Store, entry: &Entry) -> Result<PathBuf> {
     if store.holds(entry) {
         return Ok(store.path(&entry.name));
     }
-    eprintln!("fetching {} ({})", entry.title, entry.licence);
+    tell!("fetching {} ({})", entry.title, entry.licence);
     let mut reasons = Vec::new();
     for (i, source) in entry.sources.iter().enumerate() {
         match fetch_from(store, entry, source) {
@@ -147,7 +148,7 @@ fn fetch(store: &Store, entry: &Entry) -> Result<PathBuf> {
             Err(error) => {
                 let reason = format!("{error:#}");
                 if i + 1 < entry.sources.len() {
-                    eprintln!("{reason}; trying the next source");
+                    tell!("{reason}; trying the next source");
                 }
                 reasons.push(reason);
             }
@@ -189,23 +190,53 @@ fn fetch_from(store: &Store, entry: &Entry, source: &Source) -> Result<PathBuf> 
     Ok(path)
 }
 
-/// Brings a file of the user's own into the store.
+/// Brings a file of the user's own into the store, with all its parts if it is one of several.
 fn adopt(store: &Store, path: &Path) -> Result<PathBuf> {
     if path.extension().is_none_or(|ext| ext != "gguf") {
         bail!("{}: only .gguf files and folders can be pulled from a path", path.display());
     }
-    let size = fs::metadata(path).with_context(|| path.display().to_string())?.len();
-    let mut name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    for entry in Catalogue::load()?.models {
-        if entry.bytes == size && hash_of(path)? == entry.sha256 {
-            name = entry.name;
-            break;
-        }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let parts: Vec<PathBuf> = hub::split(&name).iter().map(|part| path.with_file_name(part)).collect();
+    if let Some(missing) = parts.iter().find(|part| !part.is_file()) {
+        bail!("{}: is missing; {name} is one part of {}", missing.display(), parts.len());
     }
     fs::create_dir_all(&store.root).map_err(|error| out_of_space(&store.root, error))?;
+    let mut target = PathBuf::new();
+    for part in &parts {
+        target = adopt_file(store, part)?;
+    }
+    Ok(target)
+}
+
+/// One file, under its own name or that of the catalogue's model that it is.
+fn adopt_file(store: &Store, path: &Path) -> Result<PathBuf> {
+    let size = fs::metadata(path).with_context(|| path.display().to_string())?.len();
+    let catalogue = Catalogue::load()?;
+    let mut known = None;
+    for entry in catalogue.models.iter().filter(|entry| entry.bytes == size) {
+        if hash_of(path)? == entry.sha256 {
+            known = Some(entry);
+        }
+    }
+    let own = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let name = known.map_or(own, |entry| entry.name.clone());
+    if known.is_none() && catalogue.get(&name).is_some() {
+        bail!(
+            "{}: is not the {name} that `leveret list` shows, its sha256 is another; give the file another name",
+            path.display()
+        );
+    }
     let _lock = Lock::take(&store.root.join(format!("{name}.lock")))?;
     let target = store.path(&name);
     if target.exists() {
+        let equal = fs::metadata(&target)?.len() == size && hash_of(&target)? == hash_of(path)?;
+        if !equal {
+            bail!(
+                "{}: the store has another model called {name}; give the file another name, or delete {}",
+                path.display(),
+                target.display()
+            );
+        }
         return Ok(target);
     }
     link_or_copy(&fs::canonicalize(path)?, &target)?;

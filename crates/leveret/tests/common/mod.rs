@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// The program with nothing of the user's own settings about it.
+/// The program without settings of the user's that would change what it does; models are where the user has them.
 pub(crate) fn leveret() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
     for name in ["HF_TOKEN", "HF_HUB_OFFLINE", "LEVERET_CATALOGUE", "XDG_CACHE_HOME"] {

@@ -131,9 +131,10 @@ mod tests {
     fn measures_whatever_there_is_room_for() {
         for context in [2, 20, 60, 4000] {
             let mut target = HashTarget::new(30, 1.0, context);
-            let curve = measure(&mut target, Duration::from_millis(20)).unwrap();
-            assert!(curve.time(1, 0) > 0.0 && curve.time(16, 0) >= curve.time(1, 0));
-            assert_eq!(curve.time(4, 900) > curve.time(4, 0), context == 4000, "{context}");
+            let curve = measure(&mut target, Duration::from_millis(200)).unwrap();
+            assert!(curve.time(1, 0) > 0.0);
+            // The second curve is behind a long text.
+            assert_eq!(target.passes.contains(&CHUNK), context == 4000, "{context}");
         }
         // Without time, the sizes that say most.
         let mut target = HashTarget::new(30, 1.0, 4000);

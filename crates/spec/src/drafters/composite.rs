@@ -16,9 +16,6 @@ use union::Union;
 use crate::draft::Draft;
 use crate::drafter::{Context, Drafter, Probe, Round};
 
-/// Most drafters that are combined.
-pub const MOST_PARTS: usize = 8;
-
 /// Several drafters behind one. The origin of a node is the index of the part that was surest of it.
 pub struct Composite {
     parts: Vec<Part>,
@@ -38,17 +35,16 @@ impl std::fmt::Debug for Composite {
 }
 
 impl Composite {
-    /// A drafter of all `parts`; those beyond [`MOST_PARTS`] are left out. Where chances are equal
-    /// the earlier part counts as the origin.
+    /// A drafter of all `parts`. Where chances are equal the earlier part counts as the origin.
     pub fn new(parts: Vec<Box<dyn Drafter>>) -> Self {
         let mut taps: Vec<Tap> = Vec::new();
-        for tap in parts.iter().take(MOST_PARTS).flat_map(|part| part.taps()) {
+        for tap in parts.iter().flat_map(|part| part.taps()) {
             if !taps.contains(tap) {
                 taps.push(*tap);
             }
         }
         Self {
-            parts: parts.into_iter().take(MOST_PARTS).map(Part::new).collect(),
+            parts: parts.into_iter().map(Part::new).collect(),
             taps,
             union: Union::new(),
             asked_at: 0,

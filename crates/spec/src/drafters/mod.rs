@@ -19,7 +19,7 @@ mod suffix;
 mod translated;
 
 pub use automaton::{Follower, Place, SuffixAutomaton};
-pub use composite::{Composite, MOST_PARTS};
+pub use composite::Composite;
 pub use hostile::HostileDrafter;
 pub use mask::MaskDrafter;
 pub use network::NetworkDrafter;

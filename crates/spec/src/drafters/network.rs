@@ -117,6 +117,10 @@ impl NetworkDrafter {
         })
     }
 
+    fn fail(&mut self, error: &dyn fmt::Display) {
+        self.trouble = Some(stopped(&self.name, error));
+    }
+
     /// Where in the text the network is to begin reading, or began: as early as the rounds pay for that went without a
     /// draft. `None` when they do not pay for the end of the text.
     fn affordable(&mut self, tokens: usize) -> Option<usize> {
@@ -355,7 +359,7 @@ impl Drafter for NetworkDrafter {
             false => self.grow(context, rows).map(|()| self.write(rows, draft)),
         };
         if let Err(error) = grown {
-            self.trouble = Some(error.to_string());
+            self.fail(&error);
         }
         // Reading what was passed over, the prompt above all, is no part of the drafts to come.
         if behind <= CLOSE {
@@ -375,13 +379,18 @@ impl Drafter for NetworkDrafter {
             features: round.pass,
         };
         if let Err(error) = self.guesser.observe(&committed) {
-            self.trouble = Some(error.to_string());
+            self.fail(&error);
         }
     }
 
     fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
     }
+}
+
+/// What is said of a drafter that has failed.
+pub(super) fn stopped(name: &str, error: &dyn fmt::Display) -> String {
+    format!("drafter {name}: {error}; it guesses no more of this text, which stays the same")
 }
 
 impl fmt::Debug for NetworkDrafter {

@@ -9,6 +9,7 @@ use std::time::Instant;
 use leveret_model::drafters::{Branch, Guesser, Network};
 use leveret_model::tokenizer::Tokenizer;
 
+use super::network::stopped;
 use super::pace::Pace;
 use super::reliability::Reliability;
 use crate::draft::Draft;
@@ -182,7 +183,7 @@ impl Drafter for TranslatedDrafter {
         self.guessed.clear();
         let start = Instant::now();
         if let Err(error) = self.guess(context, rows) {
-            self.trouble = Some(error.to_string());
+            self.trouble = Some(stopped(self.name(), &error));
         }
         self.pace.took(start.elapsed().as_secs_f64());
         let (mut parent, mut chance) = (None, 1.0);

@@ -61,6 +61,11 @@ impl<T: Target> Session<T> {
         self.control.level()
     }
 
+    /// Which drafter has stopped guessing, and why, if something went wrong with one. The text is the same.
+    pub fn trouble(&self) -> Option<&str> {
+        self.drafter.as_deref()?.trouble()
+    }
+
     /// Counts and times so far.
     pub fn stats(&self) -> &Stats {
         &self.stats

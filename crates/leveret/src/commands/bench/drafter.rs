@@ -16,9 +16,11 @@ use leveret_spec::{Choice, Draw, DrawScratch, SamplingParams};
 use serde_json::{Value, json};
 
 use super::speed::{median, title};
+use crate::cli::Usage;
 use crate::draft_model::{DraftModel, HeadArgs};
 use crate::machine;
-use crate::model::{self, EngineArgs, Loaded};
+use crate::model::{self, EngineArgs, Loaded, positive};
+use crate::streams::stdout;
 
 /// Rows that read the text before the measurement.
 const CHUNK: usize = 128;
@@ -45,13 +47,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Tokens of text behind which passes and steps are measured.
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", value_parser = positive, default_value = "256")]
     text: usize,
     /// Temperature at which tokens are looked for; 0 for the likeliest.
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     temperature: f32,
     /// Rounds; figures are their medians.
-    #[arg(long, value_name = "N", default_value_t = 24)]
+    #[arg(long, value_name = "N", value_parser = positive, default_value = "24")]
     rounds: usize,
     #[command(flatten)]
     heads: HeadArgs,
@@ -224,7 +226,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         "cpu": machine::cpu(),
         "version": env!("CARGO_PKG_VERSION"),
     });
-    let out = &mut std::io::stdout().lock();
+    let out = &mut stdout();
     if args.json.as_ref().is_some_and(|path| path.as_os_str() == "-") {
         writeln!(out, "{json}")?;
         return Ok(ExitCode::SUCCESS);
@@ -268,10 +270,17 @@ fn table(figures: &[Figure<'_>], out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
+/// Tokens of context that the measurement takes with passes of up to `rows`.
+fn room(args: &Args, rows: usize) -> usize {
+    args.text.saturating_add(args.rounds).saturating_add(rows + 3)
+}
+
 /// The target's own layers, then the drafters that were named.
 fn subjects(args: &Args, target: &Loaded) -> Result<Vec<Subject>> {
-    let capacity = args.text + args.rounds + 3 + 256;
-    let draw = Draw::new(&SamplingParams { temperature: args.temperature, ..SamplingParams::default() });
+    let capacity = room(args, 256);
+    let params = SamplingParams { temperature: args.temperature, ..SamplingParams::default() };
+    params.validate().map_err(|error| Usage(error.to_string()))?;
+    let draw = Draw::new(&params);
     let subject = |name: &str, model: &DraftModel| -> Result<Subject> {
         let network = Arc::clone(model.network());
         Ok(Subject {
@@ -303,8 +312,8 @@ fn subjects(args: &Args, target: &Loaded) -> Result<Vec<Subject>> {
 /// seconds for passes over `depths` rows.
 fn measure(args: &Args, model: &mut Model, subjects: &mut [Subject], depths: &[usize]) -> Result<Vec<f64>> {
     let most = depths.iter().max().copied().unwrap_or(1);
-    let text = args.text.max(1);
-    let room = text + args.rounds + most + 3;
+    let text = args.text;
+    let room = room(args, most);
     if room > model.max_context() {
         bail!("{room} tokens, but the model's context is {}: ask for a shorter --text", model.max_context());
     }

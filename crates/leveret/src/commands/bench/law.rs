@@ -12,6 +12,7 @@ use crate::drafter::{DrafterSource, DrafterSpec};
 use crate::law::{CONTROLS, Compared, DRAFTERS, Plain, Reference, samplings};
 use crate::model::{self, EngineArgs, positive};
 use crate::prompts::{self, Prompt};
+use crate::streams::stdout;
 
 /// Compare logits bits and token ids whatever the rows, chunks, threads and drafter.
 #[derive(Debug, clap::Args)]
@@ -33,7 +34,8 @@ pub(crate) struct Args {
     /// Only compare token ids.
     #[arg(long)]
     only_tokens: bool,
-    /// Drafters whose texts are compared, as in `run --drafter`, and hostile, which means harm.
+    /// Drafters whose texts are compared: suffix, recycle, store, prediction and auto, all four of them, are made to
+    /// know much of each text; hostile means harm; anything else is as in `run --drafter`, such as own or model:NAME.
     #[arg(long, alias = "drafter", value_name = "DRAFTER,…", value_delimiter = ',', default_values = DRAFTERS)]
     drafters: Vec<String>,
     #[command(flatten)]
@@ -45,24 +47,35 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for path in &args.prompts {
         list.extend(prompts::read(path)?);
     }
-    let list = spread(list, args.limit.unwrap_or(usize::MAX));
+    let list = prompts::spread(list, args.limit.unwrap_or(usize::MAX));
+    let drafters = args.drafters.iter().map(|name| Named::parse(name)).collect::<Result<Vec<_>>>()?;
     let source = model::open(Some(&args.model))?;
     let options = args.engine.load_options();
     if !args.only_tokens {
         check_bits(&source, &options, &list)?;
     }
     if !args.only_bits {
-        check_tokens(&source, &options, &args.drafters, &list, args.max_tokens)?;
+        check_tokens(&source, &options, &drafters, &list, args.max_tokens)?;
     }
-    writeln!(std::io::stdout(), "law holds: {}", source.path().display())?;
+    writeln!(stdout(), "law holds: {}", source.path().display())?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// `count` of the prompts, evenly spread.
-fn spread(list: Vec<Prompt>, count: usize) -> Vec<Prompt> {
-    let (len, count) = (list.len(), count.min(list.len()));
-    let chosen = |i: usize| (0..count).any(|k| k * len / count == i);
-    list.into_iter().enumerate().filter(|(i, _)| chosen(*i)).map(|(_, prompt)| prompt).collect()
+/// A drafter whose texts are compared.
+struct Named<'a> {
+    name: &'a str,
+    /// `None` for one that is made for each text.
+    spec: Option<DrafterSpec>,
+}
+
+impl<'a> Named<'a> {
+    fn parse(name: &'a str) -> Result<Self> {
+        let spec = match DRAFTERS.contains(&name) {
+            true => None,
+            false => Some(name.parse().map_err(Usage)?),
+        };
+        Ok(Self { name, spec })
+    }
 }
 
 /// Logits bits on 1, 2 and 3 threads.
@@ -79,7 +92,7 @@ fn check_bits(source: &Source, options: &LoadOptions, list: &[Prompt]) -> Result
             empty => empty.insert(Reference::new(&mut model, &tokens)?),
         };
         let rows = reference.check(&mut model, &format!("{threads} threads"))?;
-        writeln!(std::io::stdout(), "bits    {threads} threads: {rows} rows equal")?;
+        writeln!(stdout(), "bits    {threads} threads: {rows} rows equal")?;
     }
     Ok(())
 }
@@ -89,18 +102,16 @@ fn check_bits(source: &Source, options: &LoadOptions, list: &[Prompt]) -> Result
 fn check_tokens(
     source: &Source,
     options: &LoadOptions,
-    names: &[String],
+    drafters: &[Named<'_>],
     list: &[Prompt],
     max_tokens: usize,
 ) -> Result<()> {
     let mut loaded = model::load(source, options)?;
-    let loads = names.iter().map(|name| match DRAFTERS.contains(&name.as_str()) {
-        true => Ok(None),
-        false => name.parse::<DrafterSpec>().map_err(Usage)?.load(&loaded).map(Some),
-    });
-    let drafters: Vec<Option<DrafterSource>> = loads.collect::<Result<_>>()?;
+    let loads =
+        drafters.iter().map(|drafter| drafter.spec.as_ref().map(|spec| spec.load(&loaded)).transpose());
+    let sources: Vec<Option<DrafterSource>> = loads.collect::<Result<_>>()?;
     let (model, words) = (&mut loaded.model, &loaded.words);
-    let mut sums = vec![Compared::default(); names.len()];
+    let mut sums = vec![Compared::default(); drafters.len()];
     for (i, prompt) in list.iter().enumerate() {
         let ids = if prompt.raw {
             words.raw_prompt(prompt.text())?
@@ -109,8 +120,8 @@ fn check_tokens(
         };
         for (j, (how, params)) in samplings(i as u64, max_tokens).into_iter().enumerate() {
             let plain = Plain::write(model, &ids, &params, words.tokenizer.end_ids())?;
-            for (k, name) in names.iter().enumerate() {
-                let drafter = match &drafters[k] {
+            for (k, Named { name, .. }) in drafters.iter().enumerate() {
+                let drafter = match &sources[k] {
                     Some(source) => source.build()?,
                     None => plain.drafter(name),
                 };
@@ -120,10 +131,10 @@ fn check_tokens(
             }
         }
     }
-    for (name, Compared { tokens, drafted, accepted }) in names.iter().zip(sums) {
+    for (Named { name, .. }, Compared { tokens, drafted, accepted }) in drafters.iter().zip(sums) {
         let prompts = list.len();
         writeln!(
-            std::io::stdout(),
+            stdout(),
             "tokens  {name}: {prompts} prompts in every way of drawing, {tokens} ids equal; \
              {accepted} of {drafted} drafts accepted"
         )?;

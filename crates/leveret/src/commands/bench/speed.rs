@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::machine;
 use crate::model::{self, EngineArgs};
 use crate::plot::{self, Curve};
+use crate::streams::{stdout, tell};
 
 /// Rows of the measured passes.
 const ROWS: [usize; 11] = [1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32];
@@ -99,7 +100,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for &context in &args.contexts {
         match bench.passes(context, repeats)? {
             Some(times) => drop(pass_seconds.insert(context, times)),
-            None => eprintln!("context {context}: more than the model allows; left out"),
+            None => tell!("context {context}: more than the model allows; left out"),
         }
     }
     let figures = Figures { decode, prefill_tps: prefill, bytes_per_token, idle_share, rounds, pass_seconds };
@@ -107,9 +108,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let name = title(&source);
     let json = figures.json(&name, &model);
     match &args.json {
-        Some(path) if path.as_os_str() == "-" => writeln!(std::io::stdout(), "{json}")?,
+        Some(path) if path.as_os_str() == "-" => writeln!(stdout(), "{json}")?,
         other => {
-            figures.table(&name, &model, &mut std::io::stdout().lock())?;
+            figures.table(&name, &model, &mut stdout())?;
             if let Some(path) = other {
                 std::fs::write(path, format!("{json}\n")).with_context(|| path.display().to_string())?;
             }

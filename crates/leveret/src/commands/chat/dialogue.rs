@@ -3,13 +3,15 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use leveret_model::{Cache, Model, Target};
 use leveret_spec::{Detokenizer, Options, Request, SamplingParams, Session, Step};
 use serde_json::Value;
 
+use crate::control::Costs;
 use crate::drafter::DrafterSource;
 use crate::model::{Loaded, message};
+use crate::streams::tell;
 
 /// A conversation with one model.
 pub(super) struct Dialogue<'a> {
@@ -17,11 +19,16 @@ pub(super) struct Dialogue<'a> {
     drafters: &'a DrafterSource,
     params: SamplingParams,
     options: Options,
+    /// Where the costs of `options` are from.
+    costs: Option<Costs>,
     system: Option<String>,
     /// Everything said so far, the system message not among it.
     messages: Vec<Value>,
     memory: Option<Memory>,
 }
+
+/// Turns are forgotten to leave at least one part in this many of the context to an answer.
+const ANSWER_SHARE: usize = 8;
 
 /// What has been read: rows of `cache` are the first of `tokens`.
 struct Memory {
@@ -36,8 +43,9 @@ impl<'a> Dialogue<'a> {
         params: SamplingParams,
         options: Options,
         system: Option<String>,
+        costs: Option<Costs>,
     ) -> Self {
-        Self { loaded, drafters, params, options, system, messages: Vec::new(), memory: None }
+        Self { loaded, drafters, params, options, costs, system, messages: Vec::new(), memory: None }
     }
 
     /// Forgets what was said.
@@ -53,7 +61,7 @@ impl<'a> Dialogue<'a> {
 
     /// Writes the conversation to a file.
     pub(super) fn save(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(&self.all())? + "\n";
+        let text = serde_json::to_string_pretty(&self.without(0))? + "\n";
         std::fs::write(path, text).with_context(|| path.display().to_string())
     }
 
@@ -62,9 +70,10 @@ impl<'a> Dialogue<'a> {
         self.loaded.words.detokenizer()
     }
 
-    fn all(&self) -> Vec<Value> {
+    /// All that was said but for the first `forgotten` messages.
+    fn without(&self, forgotten: usize) -> Vec<Value> {
         let system = self.system.as_deref().map(|text| message("system", text));
-        system.into_iter().chain(self.messages.iter().cloned()).collect()
+        system.into_iter().chain(self.messages[forgotten..].iter().cloned()).collect()
     }
 
     /// Writes the answer to `text`; `show` is given every step and the names of sources of guesses.
@@ -108,13 +117,19 @@ impl<'a> Dialogue<'a> {
             told += ", stopped";
         }
         self.drafters.remember(session.output());
+        if let Some(costs) = &self.costs {
+            costs.review(&self.options.cost, session.pass_seconds());
+        }
+        if let Some(trouble) = session.trouble() {
+            tell!("{trouble}");
+        }
         self.memory = Some(Memory { tokens: session.tokens().to_vec(), cache: session.into_cache() });
         result.map(|()| told)
     }
 
     /// A session for the answer to what was said, and how many tokens it must read before.
     fn begin(&mut self) -> Result<(Session<Model>, usize)> {
-        let ids = self.prompt()?;
+        let (ids, forgotten) = self.prompt()?;
         let drafter = self.drafters.build()?;
         // What reads features of the model must see every row, those of earlier turns too.
         let sees_all = drafter.as_ref().is_some_and(|drafter| !drafter.taps().is_empty());
@@ -122,18 +137,39 @@ impl<'a> Dialogue<'a> {
         let read = ids.len() - cache.len();
         let text = Some(self.loaded.words.detokenizer());
         let request = Request { prompt: ids, params: self.params.clone(), drafter, text };
-        Ok((Session::resume(&self.loaded.model, request, self.options.clone(), cache)?, read))
+        let session = Session::resume(&self.loaded.model, request, self.options.clone(), cache)?;
+        if forgotten > 0 {
+            tell!("the conversation has outgrown the context; its oldest {forgotten} messages are forgotten");
+            self.messages.drain(..forgotten);
+        }
+        Ok((session, read))
     }
 
-    /// The conversation in tokens. Where it has outgrown the context its oldest turns are forgotten.
-    fn prompt(&mut self) -> Result<Vec<u32>> {
+    /// The conversation in tokens, without as many of its oldest messages as must go so that an answer fits behind it.
+    ///
+    /// # Errors
+    /// The last message does not fit even alone.
+    fn prompt(&self) -> Result<(Vec<u32>, usize)> {
+        let context = self.options.context;
+        let mut forgotten = 0;
         loop {
-            let ids = self.loaded.words.conversation(self.all())?;
-            if ids.len() < self.options.context || self.messages.len() < 3 {
-                return Ok(ids);
+            let ids = self.loaded.words.conversation(self.without(forgotten))?;
+            if ids.len() <= context - context / ANSWER_SHARE {
+                return Ok((ids, forgotten));
             }
-            eprintln!("the conversation has outgrown the context; its oldest turn is forgotten");
-            self.messages.drain(..2);
+            if self.messages.len() - forgotten < 3 {
+                // Alone it may leave less room.
+                return match ids.len() < context {
+                    true => Ok((ids, forgotten)),
+                    false => bail!(
+                        "the message is too long: {} tokens, and the context holds {context}; shorten it, or raise \
+                         --context (the model allows {})",
+                        ids.len(),
+                        self.loaded.model.max_context()
+                    ),
+                };
+            }
+            forgotten += 2;
         }
     }
 

@@ -11,6 +11,8 @@ use rustyline::error::ReadlineError;
 pub(super) enum Line {
     /// Said this; of one or several lines.
     Text(String),
+    /// Gave a command: one line that begins with a slash, which is left out here.
+    Command(String),
     /// Thought better of it.
     Interrupted,
     /// Left.
@@ -44,9 +46,13 @@ impl Input {
     /// What the user says next.
     pub(super) fn read(&mut self, prompt: &str) -> Result<Line> {
         let said = joined(|first| self.line(if first { prompt } else { "... " }))?;
-        if let (Self::Terminal(editor), Line::Text(text)) = (self, &said) {
+        if let Self::Terminal(editor) = self {
             // A history that cannot take it in is no reason to stop.
-            let _ = editor.add_history_entry(text);
+            let _ = match &said {
+                Line::Text(text) => editor.add_history_entry(text),
+                Line::Command(command) => editor.add_history_entry(format!("/{command}")),
+                Line::Interrupted | Line::End => Ok(false),
+            };
         }
         Ok(said)
     }
@@ -77,6 +83,9 @@ fn joined(mut next: impl FnMut(bool) -> Result<Line>) -> Result<Line> {
         other => return Ok(other),
     };
     let fenced = first.trim() == FENCE;
+    if let Some(command) = first.trim().strip_prefix('/').filter(|_| !first.ends_with('\\')) {
+        return Ok(Line::Command(command.to_owned()));
+    }
     let mut lines = Vec::new();
     let mut line = first;
     let mut opening = fenced;
@@ -95,7 +104,7 @@ fn joined(mut next: impl FnMut(bool) -> Result<Line>) -> Result<Line> {
         }
         line = match next(false)? {
             Line::Text(line) => line,
-            Line::Interrupted => return Ok(Line::Interrupted),
+            Line::Command(_) | Line::Interrupted => return Ok(Line::Interrupted),
             // What is there is what was meant.
             Line::End => return Ok(Line::Text(lines.join("\n"))),
         };
@@ -127,5 +136,13 @@ mod tests {
         assert_eq!(read("\"\"\"\na\\\n\nb\n\"\"\"\nc"), [text("a\\\n\nb"), text("c")]);
         assert_eq!(read("\"\"\"\nopen"), [text("open")], "the end closes everything");
         assert_eq!(read("a\\"), [text("a")]);
+    }
+
+    #[test]
+    fn only_a_line_by_itself_is_a_command() {
+        let text = |text: &str| Line::Text(text.into());
+        assert_eq!(read(" /save a b\na/b"), [Line::Command("save a b".into()), text("a/b")]);
+        assert_eq!(read("\"\"\"\n/quit\nb\n\"\"\""), [text("/quit\nb")]);
+        assert_eq!(read("/* a\\\nb */"), [text("/* a\nb */")]);
     }
 }

@@ -19,7 +19,8 @@ use super::sampling::SamplingArgs;
 use crate::cli::Usage;
 use crate::control::{ControlArgs, Costs};
 use crate::drafter::DrafterArgs;
-use crate::model::{self, CONTEXT, EngineArgs};
+use crate::model::{self, EngineArgs};
+use crate::streams::{stdout, tell};
 use colour::Colours;
 use dialogue::Dialogue;
 use input::{Input, Line};
@@ -61,65 +62,59 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if params.logprobs.is_some() {
         return Err(Usage("--logprobs needs leveret run --output json".into()).into());
     }
+    if args.sampling.confidence().is_some() {
+        return Err(Usage("--accept confadapt needs leveret run".into()).into());
+    }
     let source = model::open(args.model.as_deref())?;
     let mut loaded = model::load(&source, &args.engine.load_options())?;
     let drafters = args.drafter.load(&loaded, &source)?;
+    let costs = (!drafters.is_empty()).then(|| Costs::of(&loaded, &source));
     let options = Options {
-        context: args.engine.context.unwrap_or(CONTEXT).min(loaded.model.max_context()),
+        context: args.engine.context_within(loaded.model.max_context()),
         end_tokens: loaded.words.tokenizer.end_ids().to_vec(),
         accept: args.sampling.accept(),
         control: args.control.control,
-        cost: Costs::of(&loaded.model, &source).curve(&mut loaded.model)?,
+        cost: costs.as_ref().map(|costs| costs.curve(&mut loaded.model)).transpose()?.unwrap_or_default(),
         ..Options::default()
     };
     if loaded.words.template.is_none() {
-        eprintln!(
-            "{}: has no chat template; what is said is continued as it stands",
-            source.path().display()
-        );
+        tell!("{}: has no chat template; what is said is continued as it stands", source.path().display());
     }
     let interrupted = watch_for_interrupt()?;
-    let mut dialogue = Dialogue::new(&mut loaded, &drafters, params, options, args.system.clone());
+    let mut dialogue = Dialogue::new(&mut loaded, &drafters, params, options, args.system.clone(), costs);
     let mut input = Input::new()?;
     if input.is_terminal() {
-        eprintln!("/help shows what there is besides talking");
+        tell!("/help shows what there is besides talking");
     }
     loop {
-        let line = match input.read("> ")? {
-            Line::Text(text) => text,
-            Line::Interrupted => continue,
-            Line::End => break,
-        };
-        match line.trim().strip_prefix('/') {
-            Some(command) => {
-                if !obey(command, &mut dialogue)? {
-                    break;
-                }
-            }
-            None if line.trim().is_empty() => {}
-            None => answer(&mut dialogue, &line, args.show_drafts, &interrupted)?,
+        match input.read("> ")? {
+            Line::Text(text) if text.trim().is_empty() => {}
+            Line::Text(text) => answer(&mut dialogue, &text, args.show_drafts, &interrupted)?,
+            Line::Command(command) if obey(&command, &mut dialogue) => {}
+            Line::Interrupted => {}
+            Line::Command(_) | Line::End => break,
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// What begins with a slash; false ends the chat. Nothing that goes wrong here does.
-fn obey(command: &str, dialogue: &mut Dialogue<'_>) -> Result<bool> {
+fn obey(command: &str, dialogue: &mut Dialogue<'_>) -> bool {
     let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
     let rest = rest.trim();
     match name {
-        "quit" | "exit" => return Ok(false),
+        "quit" | "exit" => return false,
         "reset" => dialogue.reset(),
         "system" => dialogue.set_system((!rest.is_empty()).then(|| rest.to_owned())),
-        "save" if rest.is_empty() => eprintln!("/save needs the name of a file"),
+        "save" if rest.is_empty() => tell!("/save needs the name of a file"),
         "save" => match dialogue.save(&PathBuf::from(rest)) {
-            Ok(()) => eprintln!("saved to {rest}"),
-            Err(error) => eprintln!("error: {error:#}"),
+            Ok(()) => tell!("saved to {rest}"),
+            Err(error) => tell!("error: {error:#}"),
         },
-        "help" => eprintln!("{HELP}"),
-        _ => eprintln!("there is no /{name}; /help shows what there is"),
+        "help" => tell!("{HELP}"),
+        _ => tell!("there is no /{name}; /help shows what there is"),
     }
-    Ok(true)
+    true
 }
 
 /// Streams one answer, and says what it took.
@@ -131,7 +126,7 @@ fn answer(
 ) -> Result<()> {
     interrupted.store(false, Relaxed);
     let mut colours = show_drafts.then(|| Colours::new(dialogue.detokenizer()));
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     let mut ends_line = true;
     let told = dialogue.answer(text, interrupted, |step, name| {
         match &mut colours {
@@ -154,6 +149,6 @@ fn answer(
     }
     out.flush()?;
     let legend = colours.map(|colours| colours.legend(std::io::stderr().is_terminal())).unwrap_or_default();
-    eprintln!("[{told}{legend}]");
+    tell!("[{told}{legend}]");
     Ok(())
 }

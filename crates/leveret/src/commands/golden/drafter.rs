@@ -15,13 +15,10 @@ use leveret_model::golden::Golden;
 use leveret_model::{Error, KvType, LoadOptions, Model, Precision, Source};
 use serde_json::Value;
 
-use super::fixture::{Table, table};
+use super::fixture::{NONE, Table, greater, integers, table};
 use super::report::Report;
 use chain::{Draft, Text};
 use conventions::{Convention, conventions, of_first_scores};
-
-/// A draft's logits that stand for "no candidate" in a reference.
-const NONE: f32 = -1e29;
 
 /// Compares every drafter of the case.
 pub(crate) fn compare(dir: &Path, threads: usize, report: &mut Report) -> Result<()> {
@@ -178,7 +175,7 @@ impl Case<'_> {
         }
         let whole = !rounds.iter().any(Draft::is_led);
         if let Some(expected) = &expected {
-            report.numbers(&says("draft_logits"), worst, allowed(expected));
+            report.numbers(&says("draft_logits"), worst, expected.allowed());
         }
         report.count(&says("draft_ids"), round_n.len(), &wrong);
         if let Some(expected) = table(self.golden.tensors(), &name("confidence_logits"))? {
@@ -188,7 +185,7 @@ impl Case<'_> {
                 let trace = text.trace(network, "confidence_logit", n as usize, along, depth)?;
                 found.extend(trace.unwrap_or_default());
             }
-            report.numbers(&says("confidence_logits"), distance(&found, &expected), allowed(&expected));
+            report.numbers(&says("confidence_logits"), expected.distance(&found), expected.allowed());
         }
 
         // At every place, the drafter having followed the text row by row.
@@ -259,7 +256,7 @@ impl Case<'_> {
                 let expected = Table { rows: 1, ..expected };
                 let draft = text.fresh(&network, text.start, 1)?;
                 let worst = draft.distance(&expected, 0, 1, text.vocab).fold(0.0, greater);
-                report.numbers(&says, worst, allowed(&expected));
+                report.numbers(&says, worst, expected.allowed());
                 continue;
             }
             let found = match what {
@@ -272,7 +269,7 @@ impl Case<'_> {
                     let (found, expected) = (found.len(), expected.values.len());
                     report.failed(&says, &format!("{found} values, expected {expected}"));
                 }
-                Some(found) => report.numbers(&says, distance(&found, &expected), allowed(&expected)),
+                Some(found) => report.numbers(&says, expected.distance(&found), expected.allowed()),
             }
         }
         Ok(())
@@ -316,33 +313,8 @@ impl Case<'_> {
     }
 }
 
-/// The larger, where what is not a number is larger than all.
-fn greater(a: f32, b: f32) -> f32 {
-    if b.is_nan() { f32::INFINITY } else { a.max(b) }
-}
-
-/// The largest difference; infinite if one has more values than the other.
-fn distance(found: &[f32], expected: &Table) -> f32 {
-    match found.len() == expected.values.len() {
-        true => found.iter().zip(&expected.values).map(|(a, b)| (a - b).abs()).fold(0.0, greater),
-        false => f32::INFINITY,
-    }
-}
-
-/// The distance that passes, by the size of what is a number at all.
-fn allowed(expected: &Table) -> f32 {
-    1e-3 * expected.values.iter().filter(|v| **v > NONE).fold(1f32, |m, v| m.max(v.abs()))
-}
-
 fn check_ids(n: i64, found: &[u32], expected: &[i64], wrong: &mut Vec<String>) {
     if !found.iter().map(|&id| i64::from(id)).eq(expected.iter().copied()) {
         wrong.push(format!("after {n} rows: {found:?}, expected {expected:?}"));
     }
-}
-
-/// A tensor of integers, flattened.
-fn integers(file: &Safetensors, name: &str) -> Option<Vec<i64>> {
-    let raw = file.raw(name)?;
-    (raw.dtype == leveret_model::formats::safetensors::Dtype::I64)
-        .then(|| raw.bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect())
 }

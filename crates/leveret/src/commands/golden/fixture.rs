@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use leveret_model::formats::Safetensors;
+use leveret_model::formats::safetensors::Dtype;
 use serde_json::Value;
 
 /// A JSON file.
@@ -27,6 +28,40 @@ pub(crate) fn ids(value: &Value) -> Result<Vec<u32>> {
 pub(crate) struct Table {
     pub(crate) rows: usize,
     pub(crate) values: Vec<f32>,
+}
+
+/// A score that stands for "no candidate" in a reference, or less.
+pub(crate) const NONE: f32 = -1e29;
+
+impl Table {
+    /// The largest difference from `found`; infinite if one has more values than the other, or one is not a number.
+    pub(crate) fn distance(&self, found: &[f32]) -> f32 {
+        distance(found, &self.values)
+    }
+
+    /// The distance that passes, by the size of what is a score at all.
+    pub(crate) fn allowed(&self) -> f32 {
+        1e-3 * self.values.iter().filter(|v| **v > NONE).fold(1f32, |m, v| m.max(v.abs()))
+    }
+}
+
+/// The largest difference; infinite if one has more values than the other, or one is not a number.
+pub(crate) fn distance(found: &[f32], expected: &[f32]) -> f32 {
+    match found.len() == expected.len() {
+        true => found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, greater),
+        false => f32::INFINITY,
+    }
+}
+
+/// The larger, where what is not a number is larger than all.
+pub(crate) fn greater(a: f32, b: f32) -> f32 {
+    if b.is_nan() { f32::INFINITY } else { a.max(b) }
+}
+
+/// A tensor of integers, flattened.
+pub(crate) fn integers(file: &Safetensors, name: &str) -> Option<Vec<i64>> {
+    let raw = file.raw(name).filter(|raw| raw.dtype == Dtype::I64)?;
+    Some(raw.bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect())
 }
 
 /// A tensor of `f32`, if there is one of this name.

@@ -4,13 +4,12 @@
 use std::path::Path;
 
 use anyhow::Result;
-use leveret_model::formats::safetensors::Dtype;
 use leveret_model::golden::Golden;
 use leveret_model::{KvType, LoadOptions, LogitRows, Model, Pass, Precision, Source, Target};
 use leveret_spec::SamplingParams;
 use leveret_spec::drafters::MaskDrafter;
 
-use super::fixture::{Table, table};
+use super::fixture::{Table, distance, greater, integers, table};
 use super::report::Report;
 use crate::law::check_text;
 
@@ -51,7 +50,10 @@ impl Case<'_> {
     fn prompt(&mut self, i: usize, report: &mut Report) -> Result<()> {
         let golden = self.golden;
         let tensors = golden.tensors();
-        let ids = |name: &str| integers(golden, &format!("p{i}.{name}"));
+        let ids = |name: &str| -> Vec<u32> {
+            let found = integers(tensors, &format!("p{i}.{name}")).unwrap_or_default();
+            found.into_iter().map(|id| id as u32).collect()
+        };
         let says = |layout: &str, name: &str| format!("{layout} p{i}.{name}");
         let (tokens, rounds) = (ids("seq_ids"), ids("round_n"));
         let (expected, width) = (ids("mask_ids"), self.masks + 1);
@@ -74,7 +76,10 @@ impl Case<'_> {
             let rows = self.rows(&text, n - 1)?;
             if let Some(logits) = logits.as_ref().filter(|table| r < table.rows) {
                 diffs[0] = rows.iter().enumerate().fold(diffs[0], |worst, (k, row)| {
-                    worst.max(distance(row, slice(logits, logits.values.len() / logits.rows, r, width, k)))
+                    greater(
+                        worst,
+                        distance(row, slice(logits, logits.values.len() / logits.rows, r, width, k)),
+                    )
                 });
             }
             let best: Vec<u32> = rows.iter().map(|row| largest(row).0 as u32).collect();
@@ -84,7 +89,8 @@ impl Case<'_> {
             }
             if let Some(confidence) = &confidence {
                 let found: Vec<f32> = rows.iter().map(|row| share(row)).collect();
-                diffs[1] = diffs[1].max(distance(&found, &confidence.values[r * width..(r + 1) * width]));
+                diffs[1] =
+                    greater(diffs[1], distance(&found, &confidence.values[r * width..(r + 1) * width]));
             }
             let recorded = golden.json()["prompts"][i]["rounds"][r]["accepted_masks"].as_u64();
             let truth = tokens.get(n + 1..).unwrap_or_default();
@@ -93,7 +99,11 @@ impl Case<'_> {
                 wrong_rounds.push(format!("round {r} accepts {accepted}, recorded {recorded:?}"));
             }
         }
-        report.numbers(&says(&self.layout, "mask_logits"), diffs[0], logits.as_ref().map_or(0.0, allowed));
+        report.numbers(
+            &says(&self.layout, "mask_logits"),
+            diffs[0],
+            logits.as_ref().map_or(0.0, Table::allowed),
+        );
         report.count(&says(&self.layout, "mask_ids"), rounds.len(), &wrong);
         report.numbers(&says(&self.layout, "confidence"), diffs[1], 1e-3);
         report.count(&says(&self.layout, "accepted"), rounds.len(), &wrong_rounds);
@@ -101,11 +111,16 @@ impl Case<'_> {
         let input = ids("verify_input");
         if let Some(expected) = table(tensors, &format!("p{i}.verify_logits"))? {
             let rows = self.rows(&input, input.len().saturating_sub(expected.rows))?;
-            let diff = distance(&rows.concat(), &expected.values);
-            report.numbers(&says(&self.layout, "verify_logits"), diff, allowed(&expected));
+            let diff = expected.distance(&rows.concat());
+            report.numbers(&says(&self.layout, "verify_logits"), diff, expected.allowed());
         }
 
         let start = golden.json()["prompts"][i]["prompt_len"].as_u64().unwrap_or(1) as usize;
+        let Some(prompt) = tokens.get(..start).filter(|prompt| !prompt.is_empty()) else {
+            let why = format!("{start}, expected a place in the text of {} tokens", tokens.len());
+            report.failed(&says(&self.layout, "prompt_len"), &why);
+            return Ok(());
+        };
         for branching in [true, false] {
             for temperature in [0.0, 0.8] {
                 let drafter = Some(Box::new(MaskDrafter::new(self.mask, self.masks, branching)) as _);
@@ -113,7 +128,7 @@ impl Case<'_> {
                     SamplingParams { temperature, max_tokens: Some(32), ..SamplingParams::default() };
                 let form = if branching { "several places" } else { "one line" };
                 let what = format!("{} p{i} text, masks in {form}, temperature {temperature}", self.layout);
-                match check_text(&mut self.model, &tokens[..start], &params, drafter, &[], &what) {
+                match check_text(&mut self.model, prompt, &params, drafter, &[], &what) {
                     Ok(seen) => report.count(&what, seen.tokens, &[]),
                     Err(error) => report.failed(&what, &error.to_string()),
                 }
@@ -137,19 +152,6 @@ fn slice(table: &Table, round: usize, r: usize, rows: usize, k: usize) -> &[f32]
     table.values.get(r * round + k * width..).and_then(|rest| rest.get(..width)).unwrap_or_default()
 }
 
-/// Largest difference; what is not a number, or missing, is infinite.
-fn distance(found: &[f32], expected: &[f32]) -> f32 {
-    let greater = |worst: f32, d: f32| if d.is_nan() { f32::INFINITY } else { worst.max(d) };
-    match found.len() == expected.len() {
-        true => found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, greater),
-        false => f32::INFINITY,
-    }
-}
-
-fn allowed(expected: &Table) -> f32 {
-    1e-3 * expected.values.iter().fold(1f32, |m, v| m.max(v.abs()))
-}
-
 fn largest(row: &[f32]) -> (usize, f32) {
     row.iter()
         .copied()
@@ -161,12 +163,4 @@ fn largest(row: &[f32]) -> (usize, f32) {
 fn share(row: &[f32]) -> f32 {
     let max = largest(row).1;
     1.0 / row.iter().map(|x| (x - max).exp()).sum::<f32>()
-}
-
-/// Token ids, flattened; empty if there are none.
-fn integers(golden: &Golden, name: &str) -> Vec<u32> {
-    let raw = golden.tensors().raw(name).filter(|raw| raw.dtype == Dtype::I64);
-    raw.map_or_else(Vec::new, |raw| {
-        raw.bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect()
-    })
 }

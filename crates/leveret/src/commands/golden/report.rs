@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::streams::stdout;
 use anyhow::{Result, bail};
 
 /// Counts what was said.
@@ -62,5 +63,5 @@ impl Report {
 /// One line of standard output. A reader that has gone away does not stop the comparison: its
 /// outcome is the exit code.
 fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let _ = writeln!(stdout(), "{line}");
 }

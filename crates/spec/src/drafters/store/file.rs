@@ -3,6 +3,7 @@
 //! All numbers are little-endian. A file is replaced as a whole by renaming, so that readers see the
 //! old or the new one; writers take turns by a lock on a file beside it.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -15,36 +16,59 @@ const HEADER: usize = 40;
 /// Bytes of a token in the file: itself, and its place in the order.
 pub(super) const BYTES: usize = 8;
 
-/// Reads the texts of the model `key`; none where there is no file.
-///
-/// # Errors
-/// What is wrong with the file.
-pub(super) fn read(path: &Path, key: u64) -> Result<Index, String> {
-    match fs::read(path) {
-        Ok(bytes) => parse(&bytes, key),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Index::default()),
-        Err(error) => Err(error.to_string()),
+/// Why a file gives no texts.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// It is one of ours, but no longer whole: nothing is lost with it.
+    Damaged(String),
+    /// It is something else, or cannot be read: not ours to write over.
+    Foreign(String),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Damaged(what) | Self::Foreign(what)) = self;
+        f.write_str(what)
     }
 }
 
-fn parse(bytes: &[u8], key: u64) -> Result<Index, String> {
-    let (header, body) = bytes.split_at_checked(HEADER).ok_or("is shorter than its header")?;
+/// Reads the texts of the model `key`; none where there is no file, or nothing in it.
+///
+/// # Errors
+/// What is wrong with the file.
+pub(super) fn read(path: &Path, key: u64) -> Result<Index, Fault> {
+    match fs::read(path) {
+        Ok(bytes) if bytes.is_empty() => Ok(Index::default()),
+        Ok(bytes) => parse(&bytes, key),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Index::default()),
+        Err(error) => Err(Fault::Foreign(error.to_string())),
+    }
+}
+
+fn parse(bytes: &[u8], key: u64) -> Result<Index, Fault> {
+    if !bytes.starts_with(&MAGIC) {
+        return Err(Fault::Foreign("is not a file of earlier texts; name another".into()));
+    }
+    let short = || Fault::Damaged("is shorter than its header".into());
+    let (header, body) = bytes.split_at_checked(HEADER).ok_or_else(short)?;
     let number = |i: usize| header[i * 8..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-    if header[..8] != MAGIC {
-        return Err("is not a file of earlier texts".into());
-    }
     if number(1) != key {
-        return Err("is of another model".into());
+        return Err(Fault::Foreign("is of a model with another vocabulary; name another file".into()));
     }
+    whole(body, number(2), number(3), number(4)).map_err(Fault::Damaged)
+}
+
+/// The texts, if `body` is what the header says of it.
+fn whole(body: &[u8], expected: u64, tokens: u64, order: u64) -> Result<Index, String> {
     let (words, rest) = body.as_chunks::<4>();
     let words: Vec<u32> = words.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
-    if !rest.is_empty() || number(3).checked_add(number(4)) != Some(words.len() as u64) {
+    if !rest.is_empty() || tokens.checked_add(order) != Some(words.len() as u64) {
         return Err(format!("holds {} bytes of texts, its header says otherwise", body.len()));
     }
-    if number(2) != check(&words) {
+    if expected != check(&words) {
         return Err("is damaged: its check does not agree".into());
     }
-    let (tokens, order) = words.split_at(number(3) as usize);
+    let (tokens, order) = words.split_at(tokens as usize);
     Ok(Index { tokens: tokens.to_vec(), order: order.to_vec() })
 }
 

@@ -13,6 +13,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
+use file::Fault;
 use index::Index;
 
 pub use drafter::StoreDrafter;
@@ -38,8 +39,8 @@ pub struct Store {
 impl Store {
     /// The store of the model `key` at `path`, of at most about `bytes`. Returns at once.
     ///
-    /// A file that cannot be used counts as empty, and is replaced by the next save; see
-    /// [`note`](Self::note).
+    /// A file that cannot be used counts as empty; see [`wait`](Self::wait). The next save replaces one of this model's
+    /// that is damaged, and no other.
     pub fn open(path: &Path, key: u64, bytes: usize) -> Arc<Self> {
         let store = Arc::new(Self::new(Some(path.to_owned()), key, bytes));
         let reader = Arc::clone(&store);
@@ -75,11 +76,6 @@ impl Store {
         read.as_deref()
     }
 
-    /// What was wrong with the file, if it has been read and anything was.
-    pub fn note(&self) -> Option<&str> {
-        self.read.get()?.as_deref()
-    }
-
     /// Tokens that are kept.
     pub fn len(&self) -> usize {
         self.index().order.len()
@@ -107,7 +103,7 @@ impl Store {
     /// Writes what was added to the file, beside what other processes have added to it.
     ///
     /// # Errors
-    /// What the system says; what was added stays to be saved.
+    /// What the system says, or that the file is not one of this model's texts; what was added stays to be saved.
     pub fn save(&self) -> std::io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
         let Ok(mut added) = self.added.lock() else { return Ok(()) };
@@ -115,7 +111,11 @@ impl Store {
             return Ok(());
         }
         let _turn = file::lock(path)?;
-        let mut index = file::read(path, self.key).unwrap_or_default();
+        let mut index = match file::read(path, self.key) {
+            Ok(index) => index,
+            Err(Fault::Damaged(_)) => Index::default(),
+            Err(Fault::Foreign(what)) => return Err(std::io::Error::other(what)),
+        };
         let before = index.clone();
         for text in added.iter() {
             index.add(text, self.most);

@@ -98,14 +98,13 @@ fn the_oldest_texts_go_first() {
 }
 
 #[test]
-fn a_file_that_cannot_be_used_is_left_aside_and_replaced() {
+fn what_is_damaged_is_replaced_and_what_is_not_ours_is_not() {
     let folder = Folder::new("bad");
     let store = reopened(&folder);
     store.add(&[1, 2, 3, 4]);
     store.save().unwrap();
     let good = fs::read(folder.file()).unwrap();
-    let mut bad: Vec<Vec<u8>> =
-        vec![vec![], b"hello".to_vec(), vec![0xff; 100], good[..good.len() - 1].to_vec()];
+    let mut bad: Vec<Vec<u8>> = vec![b"hello".to_vec(), vec![0xff; 100], good[..good.len() - 1].to_vec()];
     for at in 0..good.len() {
         let mut bytes = good.clone();
         bytes[at] ^= 0x10;
@@ -116,10 +115,25 @@ fn a_file_that_cannot_be_used_is_left_aside_and_replaced() {
         let store = Store::open(&folder.file(), 7, 4000);
         assert!(store.wait().is_some_and(|note| note.contains("model.texts")), "{bytes:?}");
         assert!(guessed(&store, &[1, 2]).is_empty());
+        store.add(&[5, 6, 7]);
+        // Magic and key say whose it is.
+        if bytes.starts_with(&good[..16]) {
+            store.save().unwrap();
+            assert_eq!(guessed(&reopened(&folder), &[5, 6]), [7]);
+        } else {
+            let refused = store.save().unwrap_err().to_string();
+            assert!(refused.contains("name another"), "{refused}");
+            assert_eq!(fs::read(folder.file()).unwrap(), bytes);
+            assert_eq!(guessed(&store, &[5, 6]), [7], "it is of use to this process");
+        }
     }
+    fs::write(folder.file(), &good).unwrap();
     let other = Store::open(&folder.file(), 8, 4000);
     assert!(other.wait().is_some());
-    store.add(&[5, 6, 7]);
-    store.save().unwrap();
-    assert_eq!(guessed(&reopened(&folder), &[5, 6]), [7]);
+    other.add(&[5, 6, 7]);
+    assert!(other.save().is_err());
+    assert_eq!(guessed(&reopened(&folder), &[1, 2]), [3, 4]);
+    fs::write(folder.file(), "").unwrap();
+    other.save().unwrap();
+    assert_eq!(fs::read(folder.file()).unwrap()[..8], good[..8]);
 }

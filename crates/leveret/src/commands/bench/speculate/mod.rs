@@ -16,13 +16,15 @@ use leveret_model::Target;
 use leveret_spec::{Control, Options};
 
 use super::speed;
+use crate::cli::Usage;
 use crate::commands::sampling::AcceptRule;
 use crate::control::Costs;
 use crate::drafter::DrafterSpec;
 use crate::machine;
-use crate::model::{self, CONTEXT, EngineArgs, positive};
+use crate::model::{self, EngineArgs, positive};
 use crate::progress::Steps;
 use crate::prompts::{self, Prompt};
+use crate::streams::tell;
 use report::Report;
 use tally::Sample;
 use write::{Desk, Plan};
@@ -134,6 +136,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let prompts = read_prompts(args)?;
     let setups = setups(args);
+    if setups.is_empty() {
+        let what = "--drafters none: plain decoding is measured anyway; name something that guesses, as in --drafters auto";
+        return Err(Usage(what.into()).into());
+    }
     let source = model::open(Some(&args.model))?;
     let load = args.engine.load_options();
     let mut loaded = model::load(&source, &load)?;
@@ -146,10 +152,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let curve = speed::pass_seconds(&mut loaded.model, 256, 3)?.unwrap_or_default();
     let options = Options {
-        context: args.engine.context.unwrap_or(CONTEXT).min(loaded.model.max_context()),
+        context: args.engine.context_within(loaded.model.max_context()),
         end_tokens: loaded.words.tokenizer.end_ids().to_vec(),
         // What is kept may be of a busier hour.
-        cost: Costs::of(&loaded.model, &source).measure(&mut loaded.model)?,
+        cost: Costs::of(&loaded, &source).measure(&mut loaded.model)?,
         ..Options::default()
     };
 
@@ -170,6 +176,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         samples.extend(desk.write(i, prompt, &mut steps)?);
     }
     drop(steps);
+    desk.troubles.iter().for_each(|trouble| tell!("{trouble}"));
     if let Some(path) = &args.ids {
         save(path, &desk.ids)?;
     }

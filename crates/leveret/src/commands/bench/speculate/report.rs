@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::tally::{Sample, Summary, summaries};
 use super::{Args, Setup, page, save};
+use crate::streams::stdout;
 
 /// Depths whose acceptance the table shows.
 const DEPTHS: usize = 4;
@@ -52,7 +53,7 @@ impl Report<'_> {
     pub(super) fn write(&self, args: &Args) -> Result<()> {
         let rows = self.rows();
         let json = serde_json::to_string_pretty(&self.json(&rows))? + "\n";
-        let mut out = std::io::stdout().lock();
+        let mut out = stdout();
         match &args.json {
             Some(path) if path.as_os_str() == "-" => out.write_all(json.as_bytes())?,
             other => {

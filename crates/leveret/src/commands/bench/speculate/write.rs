@@ -1,6 +1,6 @@
 //! The measurement itself: each turn of a prompt is written plainly and under every setup, side by side.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use leveret_model::{Model, Sequence};
@@ -52,6 +52,8 @@ pub(super) struct Desk<'a> {
     plan: &'a Plan<'a>,
     /// Token ids of every turn so far, one JSON object a line.
     pub(super) ids: String,
+    /// Why drafters have stopped guessing.
+    pub(super) troubles: BTreeSet<String>,
 }
 
 /// A text and what it took.
@@ -60,11 +62,14 @@ struct Written {
     finish: Option<FinishReason>,
     text: String,
     stats: Stats,
+    /// Whether it was the first plain text in every round.
+    equal: bool,
 }
 
 impl Written {
     fn of(text: &Session<Model>) -> Self {
         Self {
+            equal: true,
             ids: text.output().to_vec(),
             finish: text.finish_reason(),
             text: text.text().to_owned(),
@@ -75,7 +80,7 @@ impl Written {
 
 impl<'a> Desk<'a> {
     pub(super) fn new(loaded: &'a mut Loaded, plan: &'a Plan<'a>) -> Self {
-        Self { loaded, plan, ids: String::new() }
+        Self { loaded, plan, ids: String::new(), troubles: BTreeSet::new() }
     }
 
     /// Writes one prompt under every setup; a sample for each. Turns that do not fit the context
@@ -116,11 +121,10 @@ impl<'a> Desk<'a> {
             let texts = self.turn(index + at, &ids, &setups, temperature, steps)?;
             let Some((plain, speculative)) = texts.split_first() else { break };
             for (k, written) in speculative.iter().enumerate() {
-                let equal = written.ids == plain.ids && written.finish == plain.finish;
                 if at == 0 {
                     samples.push(Sample::new(setups[k], prompt));
                 }
-                samples[k].add(&plain.stats, &written.stats, equal);
+                samples[k].add(&plain.stats, &written.stats, plain.equal && written.equal);
             }
             history.push(message("assistant", &plain.text));
         }
@@ -139,20 +143,32 @@ impl<'a> Desk<'a> {
         let ways: Vec<Option<usize>> =
             std::iter::once(None).chain(setups.iter().copied().map(Some)).collect();
         let read = self.read(ids)?;
-        let mut best: Vec<Option<Written>> = ways.iter().map(|_| None).collect();
+        let mut best: Vec<Written> = Vec::new();
         for round in 0..self.plan.rounds {
             let begin = |&way: &Option<usize>| self.begin(ids, way, temperature, read.as_ref());
             let mut texts = ways.iter().map(begin).collect::<Result<Vec<_>>>()?;
             self.side_by_side(&mut texts, first + round)?;
-            for (best, text) in best.iter_mut().zip(&texts) {
-                let seconds = text.stats().decode_seconds;
-                if best.as_ref().is_none_or(|known| seconds < known.stats.decode_seconds) {
-                    *best = Some(Written::of(text));
+            for (k, text) in texts.iter().enumerate() {
+                let mut written = Written::of(text);
+                if let Some(plain) = best.first() {
+                    // All texts of the plain way are equal, or it is marked.
+                    written.equal = written.ids == plain.ids && written.finish == plain.finish;
                 }
+                match best.get_mut(k) {
+                    None => best.push(written),
+                    Some(known) => {
+                        let equal = known.equal && written.equal;
+                        if written.stats.decode_seconds < known.stats.decode_seconds {
+                            *known = written;
+                        }
+                        known.equal = equal;
+                    }
+                }
+                self.troubles.extend(text.trouble().map(str::to_owned));
             }
             steps.add(texts.len() as u64);
         }
-        Ok(best.into_iter().flatten().collect())
+        Ok(best)
     }
 
     /// The prompt's rows but for the last one: read once, all texts go on from copies. `None` where there are none.
@@ -162,8 +178,10 @@ impl<'a> Desk<'a> {
             return Ok(None);
         }
         // Room for what is written later.
-        let params =
-            SamplingParams { max_tokens: Some(self.plan.max_tokens + 1), ..SamplingParams::default() };
+        let params = SamplingParams {
+            max_tokens: Some(self.plan.max_tokens.saturating_add(1)),
+            ..SamplingParams::default()
+        };
         let request = Request { prompt: before.to_vec(), params, drafter: None, text: None };
         let mut session = Session::new(&self.loaded.model, request, self.plan.options.clone())?;
         self.read_prompt(&mut session)?;

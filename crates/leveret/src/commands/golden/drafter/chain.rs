@@ -6,8 +6,7 @@ use anyhow::{Result, anyhow};
 use leveret_model::drafters::{Branch, Committed, Features, Guesser, Network, Scores};
 use leveret_model::{LogitRows, Model, Pass, Tap, Target};
 
-use super::super::fixture::Table;
-use super::{NONE, greater};
+use super::super::fixture::{NONE, Table, greater};
 
 /// A text and the values of the target's taps for each of its tokens.
 pub(super) struct Text {
