@@ -9,6 +9,9 @@ use std::process::{Command, Stdio};
 use common::{fails, leveret, stderr, stdout};
 use serde_json::Value;
 
+/// A file of prompts.
+const PROMPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../bench/prompts/adversarial.jsonl");
+
 /// The default model, fetched if need be.
 fn model() -> PathBuf {
     leveret::pull::resolve(None).unwrap()
@@ -38,7 +41,7 @@ fn help_and_version_are_answers() {
 
 #[test]
 fn usage_errors_are_one_line_and_code_2() {
-    let cases: [(&[&str], &str); 16] = [
+    let cases: [(&[&str], &str); 20] = [
         (&["run"], "required"),
         (&["run", "a", "--prompt-file", "b"], "cannot be used with"),
         (&["run", "a", "--temperature", "-1"], "temperature is -1"),
@@ -53,13 +56,35 @@ fn usage_errors_are_one_line_and_code_2() {
         (&["run", "a", "--drafter", "oracle"], "expected none, auto, or some of suffix"),
         (&["run", "a", "--logprobs", "3"], "--logprobs needs --output json"),
         (&["run", "a", "--quantize", "q9"], "possible values: q8_0, q4_0, q4_k"),
+        (&["run", "a", "--confidence", "0.5"], "--confidence needs --accept confadapt"),
+        (&["chat", "--accept", "confadapt"], "--accept confadapt needs leveret run"),
         (&["bench", "law", "m"], "required"),
+        (&["bench", "law", "m", "--prompts", PROMPTS, "--drafters", "sufix"], "expected none, auto"),
+        (
+            &["bench", "speculate", "m", "--prompts", PROMPTS, "--drafters", "none"],
+            "name something that guesses",
+        ),
         (&["dance"], "unrecognized subcommand"),
     ];
     for (args, expected) in cases {
         let error = fails(leveret().args(args), 2);
         assert!(error.contains(expected), "{args:?}: {error}");
     }
+}
+
+#[test]
+fn readers_may_leave() {
+    let args = ["-n", "8", "--raw", "--stats", "json", "One, two, three,"];
+    let expected = run(&args).output().unwrap().stdout;
+    let mut child = run(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stdout == expected, "{:?}", output.status);
+
+    let mut child = run(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && !stderr(&output).contains("error"), "{}", stderr(&output));
 }
 
 #[test]

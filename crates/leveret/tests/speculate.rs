@@ -273,3 +273,31 @@ fn drafts_are_shown_in_colour_and_change_no_text() {
     assert!(coloured.contains("\x1b[32m"), "nothing was guessed: {}", stderr(&shown));
     assert!(stderr(&shown).contains("suffix (green)") && stderr(&shown).contains("there is no /nonsense"));
 }
+
+#[test]
+fn a_message_too_long_costs_nothing_of_the_conversation() {
+    let Some(tiny) = Tiny::find() else { return };
+    let saved = tiny.path("long.json");
+    let long = "a b c ".repeat(200);
+    let lines = format!("hello\nagain\n{long}\n\"\"\"\n/quit\n\"\"\"\n/save {}\n", saved.display());
+    let output = chat(&tiny, &["-n", "4"], &lines);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("error: the message is too long"), "{}", stderr(&output));
+    let messages: Value = serde_json::from_slice(&std::fs::read(&saved).unwrap()).unwrap();
+    let said: Vec<&str> =
+        messages.as_array().unwrap().iter().step_by(2).map(|m| m["content"].as_str().unwrap()).collect();
+    assert_eq!(said, ["hello", "again", "/quit"]);
+}
+
+#[test]
+fn a_conversation_that_outgrows_the_context_loses_its_beginning() {
+    let Some(tiny) = Tiny::find() else { return };
+    let saved = tiny.path("grown.json");
+    let turns: String = (0..8).map(|i| format!("{i} {}\n", "a b c ".repeat(6))).collect();
+    let output = chat(&tiny, &["-n", "4"], &format!("{turns}/save {}\n", saved.display()));
+    assert!(stderr(&output).contains("messages are forgotten"), "{}", stderr(&output));
+    let messages: Value = serde_json::from_slice(&std::fs::read(&saved).unwrap()).unwrap();
+    let last = messages.as_array().unwrap().iter().rev().find(|m| m["role"] == "user").unwrap();
+    assert!(last["content"].as_str().unwrap().starts_with('7'));
+    assert!(messages.as_array().unwrap().len() < 16);
+}

@@ -10,6 +10,7 @@ mod draft;
 mod drafter;
 pub mod drafters;
 mod error;
+mod odds;
 mod sampler;
 mod session;
 mod stats;

@@ -5,18 +5,14 @@
 //! Every guess whose predecessors came true teaches, verified or not: the text tells.
 
 use crate::draft::{Draft, Node};
+use crate::odds::{Learning, Weight};
 
 /// Depths that are told apart; the last stands for all deeper ones.
 const DEPTHS: usize = 8;
-/// Chances are kept this far from certainty.
-const LEAST: f32 = 0.002;
-/// What an observation keeps of its weight with each newer one.
-const KEEP: f32 = 0.995;
 /// What is expected of a drafter before it is known: that it is a little too sure of itself.
 const SLOPE: f32 = 0.9;
 const INTERCEPT: f32 = -0.1;
-/// What that expectation is worth: so many observations at even odds, times a quarter.
-const WORTH: f32 = 16.0;
+const LEARNING: Learning = Learning { least: 0.002, keep: 0.995, worth: 16.0 };
 
 /// One model for each source of guesses.
 #[derive(Debug, Clone, Default)]
@@ -31,28 +27,6 @@ struct Source {
     intercepts: [Weight; DEPTHS],
 }
 
-/// A weight and how much has been learned about it.
-#[derive(Debug, Clone, Copy, Default)]
-struct Weight {
-    value: f32,
-    start: f32,
-    learned: f32,
-}
-
-impl Weight {
-    fn new(start: f32) -> Self {
-        Self { value: start, start, learned: 0.0 }
-    }
-
-    /// A step towards less error, at a rate of one over what is known; slowly back to the start
-    /// where nothing holds it.
-    fn learn(&mut self, error: f32, information: f32) {
-        self.learned = self.learned * KEEP + information;
-        let pull = (1.0 - KEEP) * WORTH * (self.start - self.value);
-        self.value += (error + pull) / (WORTH + self.learned);
-    }
-}
-
 impl Default for Source {
     fn default() -> Self {
         Self { slope: Weight::new(SLOPE), intercepts: [Weight::new(INTERCEPT); DEPTHS] }
@@ -61,16 +35,15 @@ impl Default for Source {
 
 impl Source {
     fn chance(&self, depth: usize, score: f32) -> f32 {
-        let odds = self.slope.value * score + self.intercepts[class(depth)].value;
-        (1.0 / (1.0 + (-odds).exp())).clamp(LEAST, 1.0 - LEAST)
+        LEARNING.chance(self.slope.value * score + self.intercepts[class(depth)].value)
     }
 
     fn learn(&mut self, depth: usize, score: f32, came_true: bool) {
         let chance = self.chance(depth, score);
         let error = f32::from(came_true) - chance;
         let spread = chance * (1.0 - chance);
-        self.slope.learn(error * score, spread * score * score);
-        self.intercepts[class(depth)].learn(error, spread);
+        self.slope.learn(&LEARNING, score, error, spread);
+        self.intercepts[class(depth)].learn(&LEARNING, 1.0, error, spread);
     }
 }
 
@@ -80,7 +53,7 @@ impl Estimator {
         let unknown = Source::default();
         draft.rescore(|node, given| {
             let source = self.sources.get(source(node)).unwrap_or(&unknown);
-            source.chance(node.depth, log_odds(given))
+            source.chance(node.depth, LEARNING.log_odds(given))
         });
     }
 
@@ -99,7 +72,7 @@ impl Estimator {
                     continue;
                 }
                 let above = at.map_or(1.0, |p| nodes[p].chance);
-                let score = log_odds(if above > 0.0 { node.chance / above } else { 0.0 });
+                let score = LEARNING.log_odds(if above > 0.0 { node.chance / above } else { 0.0 });
                 let came_true = node.token == token;
                 let index = source(node);
                 if self.sources.len() <= index {
@@ -125,13 +98,6 @@ fn source(node: &Node) -> usize {
 
 fn class(depth: usize) -> usize {
     depth.clamp(1, DEPTHS) - 1
-}
-
-/// The logarithm of the odds of `chance`, which is first kept away from certainty.
-fn log_odds(chance: f32) -> f32 {
-    // Not a number counts as no chance.
-    let chance = if chance > LEAST { chance.min(1.0 - LEAST) } else { LEAST };
-    (chance / (1.0 - chance)).ln()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! last more than what came long ago. How much is learned as text goes by.
 
 use super::automaton::Follower;
-use super::odds::Odds;
+use crate::odds::Odds;
 
 /// Guesses behind a node.
 const OFFERED: usize = 4;

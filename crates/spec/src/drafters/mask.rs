@@ -147,12 +147,11 @@ impl Drafter for MaskDrafter {
         self.count = 0;
         self.logits.clear();
         self.after = round.context.tokens.len();
-        for row in round.probed() {
+        for row in round.probed().take(self.depth) {
             let Some(logits) = round.pass.logits(row) else { break };
             self.logits.extend_from_slice(logits);
             self.count += 1;
         }
-        self.count = self.count.min(self.depth);
     }
 }
 

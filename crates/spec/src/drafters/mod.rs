@@ -9,7 +9,6 @@ mod hints;
 mod hostile;
 mod mask;
 mod network;
-mod odds;
 mod pace;
 mod prediction;
 mod recycle;

@@ -5,9 +5,9 @@
 //! next tokens tell which is right.
 
 use super::grow::{Grower, Guess};
-use super::odds::Odds;
 use crate::draft::Draft;
 use crate::drafter::{Context, Drafter, Round};
+use crate::odds::Odds;
 
 /// Readings that are kept in mind.
 const READINGS: usize = 4;

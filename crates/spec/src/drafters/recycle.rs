@@ -11,9 +11,9 @@ use std::collections::HashMap;
 use leveret_model::drafters::Scores;
 
 use super::grow::{Grower, Guess};
-use super::odds::{Odds, log_odds};
 use crate::draft::Draft;
 use crate::drafter::{Context, Drafter, Round};
+use crate::odds::{Odds, log_odds};
 use crate::sampler::{Candidate, Choice, DrawScratch, likeliest};
 
 /// Successors that are kept of a token.

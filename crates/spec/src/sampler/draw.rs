@@ -112,18 +112,11 @@ impl Draw {
         if !max.is_finite() {
             return Vec::new();
         }
-        let weight = |logit: f32| f64::from(exp((f64::from(logit - max) * self.filters.scale) as f32));
-        let mut law: Vec<(u32, f64)> = if self.filters.keep_all(scores.logits.len()) {
-            (0..).zip(scores.logits).map(|(at, &logit)| (scores.token(at), weight(logit))).collect()
-        } else {
-            let mut list = Vec::new();
-            self.filters.apply(scores.logits, max, &mut list);
-            list.iter().map(|c| (scores.token(c.token as usize), weight(c.logit))).collect()
-        };
+        let mut law = Vec::new();
+        self.filters.law(scores.logits, max, &mut Vec::new(), &mut law);
         law.retain(|&(_, w)| w > 0.0);
+        law.iter_mut().for_each(|(place, _)| *place = scores.token(*place as usize));
         law.sort_unstable_by_key(|&(token, _)| token);
-        let total: f64 = law.iter().map(|&(_, w)| w).sum();
-        law.iter_mut().for_each(|(_, w)| *w /= total);
         law
     }
 

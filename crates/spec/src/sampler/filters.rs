@@ -62,6 +62,22 @@ impl Filters {
         }
     }
 
+    /// Writes the distribution that `row`, whose greatest logit is `max`, stands for to `out`: the places of what
+    /// survives, ascending, and their probabilities. `list` is scratch.
+    pub(crate) fn law(&self, row: &[f32], max: f32, list: &mut Vec<Candidate>, out: &mut Vec<(u32, f64)>) {
+        let weight = |logit: f32| f64::from(exp((f64::from(logit - max) * self.scale) as f32));
+        out.clear();
+        if self.keep_all(row.len()) {
+            out.extend((0..).zip(row).map(|(place, &logit)| (place, weight(logit))));
+        } else {
+            self.apply(row, max, list);
+            list.sort_unstable_by_key(|c| c.token);
+            out.extend(list.iter().map(|c| (c.token, weight(c.logit))));
+        }
+        let total: f64 = out.iter().map(|&(_, w)| w).sum();
+        out.iter_mut().for_each(|(_, w)| *w /= total);
+    }
+
     /// Logit relative to the likeliest token's, over temperature: 0 or less.
     fn depth(&self, logit: f32, max: f32) -> f32 {
         // A temperature next to 0 must not make 0 times infinity of the likeliest.

@@ -13,7 +13,6 @@ mod params;
 mod penalties;
 
 use crate::error::{Error, Result};
-use elementary::exp;
 use filters::{Filters, maximum};
 use penalties::Penalties;
 
@@ -123,16 +122,7 @@ impl Sampler {
         }
         let row = adjusted(&self.bias, self.penalties.as_ref(), logits, &mut self.row);
         let max = finite_maximum(row)?;
-        let weight = |x: f32| exp((f64::from(x - max) * self.filters.scale) as f32).into();
-        if self.filters.keep_all(row.len()) {
-            out.extend(row.iter().zip(0..).map(|(&x, token)| (token, weight(x))));
-        } else {
-            self.filters.apply(row, max, &mut self.list);
-            self.list.sort_unstable_by_key(|c| c.token);
-            out.extend(self.list.iter().map(|c| (c.token, weight(c.logit))));
-        }
-        let total: f64 = out.iter().map(|&(_, w)| w).sum();
-        out.iter_mut().for_each(|(_, w)| *w /= total);
+        self.filters.law(row, max, &mut self.list, out);
         Ok(())
     }
 

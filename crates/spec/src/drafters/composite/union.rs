@@ -1,7 +1,7 @@
 //! The trees of several drafters laid over each other, and what a node is worth that one alone proposes, or several do.
 
 use crate::draft::Draft;
-use crate::drafters::odds::{Odds, log_odds};
+use crate::odds::{Odds, log_odds};
 
 /// A union of trees.
 #[derive(Debug)]
