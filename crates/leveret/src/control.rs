@@ -19,7 +19,8 @@ use crate::pull;
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ControlArgs {
     /// How it is decided how far to guess: price, ratio, fixed:N rows, or pmin:P for tokens at least
-    /// that likely. By default of --accept the text is the same with each; only the speed differs.
+    /// that likely. The text is the same with each, only the speed differs; unless another --accept
+    /// than match is asked for.
     #[arg(long, value_name = "RULE", default_value = "price")]
     pub(crate) control: Control,
 }

@@ -35,8 +35,8 @@ pub(crate) struct DrafterArgs {
     /// of the text), recycle (what the model thought of before), store (earlier answers),
     /// prediction:FILE, own (guessing layers in the model's files), model:NAME (another model or a
     /// head made for this one, by name or path) and mask:K[:ID] (the model itself, from K rows of its
-    /// mask token), joined by +. By default of --accept the text is the same with each; only the speed
-    /// differs.
+    /// mask token), joined by +. The text is the same with each, only the speed differs; unless another
+    /// --accept than match is asked for.
     #[arg(long, value_name = "DRAFTER", default_value = "auto")]
     pub(crate) drafter: DrafterSpec,
     /// Your own guess of the answer, such as the file that is to be edited. A wrong one costs
