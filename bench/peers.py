@@ -34,6 +34,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PEER_PACKAGE = "llama-cpp-python==0.3.36"  # ships llama.cpp at commit 0c1e57098
 # Native flags, so that the peer has every instruction set of this machine; no multimodal library.
 PEER_CMAKE = f"-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DCMAKE_CXX_FLAGS='-include {ROOT}/bench/gcc_amx.h'"
+# The same as on a processor that has AVX2 and nothing newer.
+PEER_CMAKE_AVX2 = ("-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON "
+                   "-DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF")
 
 # How the peer can hold its weights: repacked for AMX tiles (its default where the processor has them), repacked for
 # AVX (its default elsewhere), or as they lie in the mapped file.
@@ -489,12 +492,12 @@ def number(value):
 # ---------------------------------------------------------------- command line
 
 
-def set_up(venv):
-    """A virtual environment with the peer's package, built from source for this machine."""
+def set_up(venv, avx2):
+    """A virtual environment with the peer's package, built from source for this machine, or for its AVX2 alone."""
     python = venv / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-    environment = {**os.environ, "CMAKE_ARGS": PEER_CMAKE}
+    environment = {**os.environ, "CMAKE_ARGS": PEER_CMAKE_AVX2 if avx2 else PEER_CMAKE}
     command = [str(python), "-m", "pip", "install", "--no-cache-dir", "--no-binary", "llama-cpp-python", PEER_PACKAGE]
     installed = subprocess.run([str(python), "-m", "pip", "freeze"], capture_output=True, text=True).stdout
     if PEER_PACKAGE not in installed.split():
@@ -516,7 +519,8 @@ def parse(arguments):
     parser.add_argument("--leveret", default=str(ROOT / "target/release/leveret"), help="binary (default: the release build)")
     parser.add_argument("--leveret-args", default=f"--quick --contexts {CONTEXT}", metavar="ARGS",
                         help="further arguments of `leveret bench speed` (default: %(default)s)")
-    parser.add_argument("--venv", type=Path, default=ROOT / "target/peers-venv", help="llama.cpp's environment (default: %(default)s)")
+    parser.add_argument("--avx2", action="store_true", help="as on a processor that has AVX2 and nothing newer: both engines use no more")
+    parser.add_argument("--venv", type=Path, help="llama.cpp's environment (default: target/peers-venv, with --avx2 peers-venv-avx2)")
     speculate = parser.add_argument_group("speculate")
     speculate.add_argument("--prompts", nargs="+", metavar="FILE", help="prompts, as leveret bench speculate reads them")
     speculate.add_argument("--draft", metavar="GGUF", help="draft model, for both engines")
@@ -532,6 +536,7 @@ def parse(arguments):
         parser.error(f"--what: no section {unknown[0]}; there are {', '.join(SECTIONS)}")
     if not args.models and not args.setup:
         parser.error("name a GGUF file (or --setup)")
+    args.venv = args.venv or ROOT / ("target/peers-venv-avx2" if args.avx2 else "target/peers-venv")
     args.python = str(args.venv / "bin" / "python")
     return args
 
@@ -542,13 +547,15 @@ def main():
         return {"serve": serve_peer, "start": start_peer}[role](options)
     args = parse(sys.argv[1:])
     if args.setup:
-        set_up(args.venv)
+        set_up(args.venv, args.avx2)
         peer_speculation.set_up(args.venv, PEER_PACKAGE)
     if args.models and not Path(args.python).exists():
         sys.exit(f"no {args.python}: run with --setup first")
     priority(args.realtime)
+    if args.avx2:
+        os.environ["LEVERET_ISA"] = "avx2"
     report = {
-        "machine": f"{platform.machine()}, {cpu_name()}, {os.cpu_count()} cores",
+        "machine": f"{platform.machine()}, {cpu_name()}, {os.cpu_count()} cores" + (", AVX2 alone" if args.avx2 else ""),
         "threads": args.threads,
         "package": PEER_PACKAGE,
         "models": {},

@@ -52,11 +52,11 @@ def main():
     parser.add_argument("--speculate", nargs="+", default=[], help="JSON files of `leveret bench speculate`")
     args = parser.parse_args()
 
-    machine = package = None
-    rows = {}
+    package, tables = None, {}  # rows by machine, then by model
     for path in args.peers:
         data = json.loads(Path(path).read_text())
-        machine, package = f"{data['machine']}, {data['threads']} threads", data["package"]
+        package = data["package"]
+        rows = tables.setdefault(f"{data['machine']}, {data['threads']} threads", {})
         for file, model in data["models"].items():
             figures = model["speed"]["summary"]
 
@@ -65,13 +65,15 @@ def main():
                 return f"{f['leveret']:.0f} against {f['peer']:.0f} ({f['ratio']:.2f}x)"
 
             cells = [pair(key) for key in ("decode_tps", "prefill_tps", "t(4)", "t(8)")]
-            rows[name(file)] = f"| {name(file)} | " + " | ".join(cells) + " |"
-    lines = ["| model | decode tokens/s | prefill of 512, tokens/s | t(4), ms | t(8), ms |", "|---|---|---|---|---|",
-             *(rows[known] for known in dict.fromkeys(NAMES.values()) if known in rows)]
+            rows[name(file)] = f"| {name(file)} ({len(model['speed']['rounds'])}) | " + " | ".join(cells) + " |"
     text = [f"Leveret against llama.cpp ({package}, the best of its own settings for each figure), same file, in "
-            f"turns, medians, on {machine}; t(m) is the time of a pass over m rows; ratios above 1 where Leveret is faster:", "", *lines]
-    text += ["", "Rows are separate runs, each with the build of its day, on a virtual machine whose host is busy at times: compare "
-             "within a row only.", ""]
+            "turns, medians of as many rounds as stand behind the name; t(m) is the time of a pass over m rows; ratios above 1 where "
+            "Leveret is faster.", ""]
+    for machine, rows in tables.items():
+        text += [f"{machine}:", "",
+                 "| model | decode tokens/s | prefill of 512, tokens/s | t(4), ms | t(8), ms |", "|---|---|---|---|---|",
+                 *(rows[known] for known in dict.fromkeys(NAMES.values()) if known in rows), ""]
+    text += ["Rows are separate runs, on a virtual machine whose host is busy at times: compare within a row only.", ""]
     for path in args.speculate:
         text += speculation(path)
     text += ["Made by `bench/peers.py`, `leveret bench speculate` and `bench/readme.py`; the reports are in `docs/bench`."]
