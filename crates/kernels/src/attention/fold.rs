@@ -12,10 +12,13 @@ pub(super) fn clear(record: &mut [f32]) {
 }
 
 simd_fn! {
-    /// Joins the next block's record to what the earlier ones gave.
+    /// Joins the next block's record to what the earlier ones gave; one that has seen no key gives nothing.
     pub(super) fn fold<S>(state: &mut [f32], part: &[f32]) {
         assert!(state.len() == part.len() && state.len() >= HEADER);
         assert!((state.len() - HEADER).is_multiple_of(S::LANES));
+        if part[0] == f32::NEG_INFINITY {
+            return;
+        }
         if state[0] == f32::NEG_INFINITY {
             return state.copy_from_slice(part);
         }
