@@ -65,3 +65,27 @@ unsafe fn exp<S: Simd>(x: f32) -> f32 {
     // SAFETY: the caller's contract.
     unsafe { S::max_lane(S::exp(S::splat(x))) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_of_which_nothing_is_seen_gives_nothing() {
+        let record = |max: f32, value: f32| {
+            let mut record = [value; HEADER + 16];
+            (record[0], record[1]) = (max, 1.0);
+            record
+        };
+        // Zero times what is not finite is no zero.
+        let nothing = record(f32::NEG_INFINITY, f32::NAN);
+        let mut state = record(0.5, 2.0);
+        fold(&mut state, &nothing);
+        assert_eq!(state, record(0.5, 2.0));
+        clear(&mut state);
+        fold(&mut state, &nothing);
+        assert!(state[0] == f32::NEG_INFINITY && state[1..] == [0.0; HEADER + 15]);
+        fold(&mut state, &record(0.5, 2.0));
+        assert_eq!(state, record(0.5, 2.0));
+    }
+}
