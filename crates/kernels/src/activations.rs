@@ -238,12 +238,13 @@ fn quantize<S: Simd>(x: &[f32], q: &mut [i8], sums: &mut [i32]) -> f32 {
     let vectors = x.len() / S::LANES;
     // SAFETY: `x` and `q` are a whole number of vectors long.
     let d = unsafe {
-        let mut largest = S::splat(0.0);
+        // As integers, of which NaN is the largest: a maximum of floats would forget it.
+        let mut largest = S::i_zero();
         for v in 0..vectors {
-            largest = S::max(largest, S::abs(S::load(x.as_ptr().add(v * S::LANES))));
+            largest = S::i_max(largest, S::magnitude(S::load(x.as_ptr().add(v * S::LANES))));
         }
-        let largest = S::max_lane(largest);
-        // Not finite or so small that its inverse is not finite: the block counts as zero, or carries
+        let largest = f32::from_bits(S::i_max_lane(largest).cast_unsigned());
+        // So small that its inverse is not finite, or not finite: the block counts as zero, or carries
         // the fault on in `d`, which is then not finite either.
         let inverse =
             if largest > f32::MIN_POSITIVE * 128.0 && largest.is_finite() { 127.0 / largest } else { 0.0 };
@@ -270,4 +271,30 @@ fn quantize<S: Simd>(x: &[f32], q: &mut [i8], sums: &mut [i32]) -> f32 {
         *sum = lanes[0];
     }
     d
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_finite_shows_in_the_scale_wherever_it_stands() {
+        let team = Team::new(1);
+        let both = Lengths { short: true, long: true };
+        for place in [0, 1, 15, 16, 31, 100, SUPER - 1] {
+            for fault in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut x = Activations::new();
+                x.fill(&team, 1, SUPER, |_, row| {
+                    row.fill(0.5);
+                    row[place] = fault;
+                });
+                let blocks = x.quantized(&team, both);
+                assert!(!blocks.supers(0)[0].d.is_finite(), "{fault} at {place}");
+                for (i, block) in blocks.blocks(0)[..SUPER / BLOCK].iter().enumerate() {
+                    let faulty = !block.d.is_finite() && !block.d_sum.is_finite();
+                    assert_eq!(faulty, i == place / BLOCK, "{fault} at {place}, block {i}");
+                }
+            }
+        }
+    }
 }

@@ -5,7 +5,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Instruction sets with kernels of their own.
+/// Instruction sets with kernels of their own, each better than those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Isa {
@@ -19,11 +19,22 @@ pub enum Isa {
     Avx512 = 4,
 }
 
+/// The name of each set, the best first, and another one that [`VARIABLE`] may have for it.
+const NAMES: [(Isa, &str, &str); 4] = [
+    (Isa::Avx512, "avx512", "avx512-vnni"),
+    (Isa::AvxVnni, "avxvnni", "avx2-vnni"),
+    (Isa::Avx2, "avx2", "avx2"),
+    (Isa::Portable, "portable", "portable"),
+];
+
+/// The environment variable that names the best set to use.
+const VARIABLE: &str = "LEVERET_ISA";
+
 static CHOSEN: AtomicU8 = AtomicU8::new(0);
 
 impl Isa {
-    /// The set in use: the best one this processor has, or the one that the environment variable
-    /// `LEVERET_ISA` (`portable`, `avx2`, `avxvnni`, `avx512`) names, if the processor has it.
+    /// The set in use: the best one that this processor has, up to the one that the environment variable `LEVERET_ISA`
+    /// names, if it does.
     #[inline]
     pub fn current() -> Isa {
         match CHOSEN.load(Ordering::Relaxed) {
@@ -37,18 +48,33 @@ impl Isa {
 
     #[cold]
     fn choose() -> Isa {
-        let wanted = match std::env::var("LEVERET_ISA").as_deref() {
-            Ok("portable") => Isa::Portable,
-            Ok("avx2") => Isa::Avx2,
-            Ok("avxvnni") => Isa::AvxVnni,
-            _ => Isa::Avx512,
-        };
-        let isa = [Isa::Avx512, Isa::AvxVnni, Isa::Avx2, Isa::Portable]
-            .into_iter()
-            .find(|&isa| isa as u8 <= wanted as u8 && isa.available())
-            .unwrap_or(Isa::Portable);
+        let most = named();
+        let sets = NAMES.into_iter().map(|(isa, ..)| isa);
+        let mut usable =
+            sets.filter(|&isa| most.is_none_or(|most| isa as u8 <= most as u8) && isa.available());
+        let isa = usable.next().unwrap_or(Isa::Portable);
         CHOSEN.store(isa as u8, Ordering::Relaxed);
         isa
+    }
+
+    /// The set that the environment variable `LEVERET_ISA` names, if it is set. Kernels take no notice of a name that
+    /// is none; a program asks at its start.
+    ///
+    /// # Errors
+    /// A name that is none, with those that there are.
+    pub fn requested() -> Result<Option<Isa>, String> {
+        let Some(value) = std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) else {
+            return Ok(None);
+        };
+        let isa = value.to_str().and_then(Self::from_name);
+        isa.map(Some).ok_or_else(|| {
+            let names: Vec<&str> = NAMES.iter().rev().map(|(_, name, _)| *name).collect();
+            format!("{VARIABLE} is {value:?}, expected one of {}, or to be unset", names.join(", "))
+        })
+    }
+
+    fn from_name(name: &str) -> Option<Isa> {
+        NAMES.into_iter().find(|(_, own, other)| [*own, *other].contains(&name)).map(|(isa, ..)| isa)
     }
 
     /// Whether this processor can run the set.
@@ -85,24 +111,22 @@ impl Isa {
         }
     }
 
-    /// The name printed by tools.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Isa::Portable => "portable",
-            Isa::Avx2 => "avx2",
-            Isa::AvxVnni => "avx2-vnni",
-            Isa::Avx512 => "avx512-vnni",
-        }
+    /// The name that `LEVERET_ISA` has for it.
+    pub fn name(self) -> &'static str {
+        NAMES.into_iter().find(|(isa, ..)| *isa == self).map_or("portable", |(_, name, _)| name)
     }
+}
+
+/// The set that is named, and is one.
+fn named() -> Option<Isa> {
+    Isa::requested().ok().flatten()
 }
 
 /// Whether this process may use AMX tiles of int8 beside AVX-512. They give the same bits, so that a set with them is no
 /// set of its own; naming a set in `LEVERET_ISA` does without them.
 pub(crate) fn tiles() -> bool {
     static GRANTED: OnceLock<bool> = OnceLock::new();
-    *GRANTED.get_or_init(|| {
-        std::env::var_os("LEVERET_ISA").is_none() && Isa::current() == Isa::Avx512 && request_tiles()
-    })
+    *GRANTED.get_or_init(|| named().is_none() && Isa::current() == Isa::Avx512 && request_tiles())
 }
 
 /// Asks the system for the registers of tiles, if the processor has them.
@@ -166,3 +190,18 @@ macro_rules! simd_fn {
     };
 }
 pub(crate) use simd_fn;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_are_read_by_the_names_that_are_printed() {
+        for (isa, name, other) in NAMES {
+            assert_eq!(isa.name(), name);
+            assert_eq!([name, other].map(Isa::from_name), [Some(isa); 2]);
+        }
+        assert!(NAMES.is_sorted_by_key(|(isa, ..)| std::cmp::Reverse(*isa as u8)));
+        assert_eq!(["", "AVX512", "avx-512"].map(Isa::from_name), [None; 3]);
+    }
+}

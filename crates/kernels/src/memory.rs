@@ -22,6 +22,8 @@ pub(crate) struct Pages {
 pub(crate) struct Mapping {
     start: *mut u8,
     bytes: usize,
+    /// Whether small buffers are cut from it.
+    shared: bool,
 }
 
 /// When a buffer gets huge pages. A virtual machine may have to get each from its host first, which takes ten times as
@@ -79,7 +81,7 @@ impl Pages {
         let current = pool.0.upgrade().filter(|mapping| pool.1 + bytes <= mapping.bytes);
         let (mapping, offset) = match current {
             Some(mapping) => (mapping, pool.1),
-            None => (Mapping::paged(POOL, huge)?, 0),
+            None => (Mapping::pool(huge)?, 0),
         };
         *pool = (Arc::downgrade(&mapping), offset + bytes);
         Some(Self { mapping, offset, len, huge })
@@ -88,7 +90,7 @@ impl Pages {
     /// Says that part `range` of a buffer for weights is written next.
     pub(crate) fn prepare(&mut self, range: Range<usize>) {
         // Small buffers share a mapping that was prepared as a whole.
-        if self.huge == Huge::IfQuick && self.mapping.bytes != POOL && !self.mapping.grant(range) {
+        if self.huge == Huge::IfQuick && !self.mapping.shared && !self.mapping.grant(range) {
             self.huge = Huge::AtOnce;
             settle(&self.mapping);
         }
@@ -154,16 +156,27 @@ impl Mapping {
             if spare > skip {
                 libc::munmap(start.add(mapped).cast(), spare - skip);
             }
-            Some(Self { start, bytes: mapped })
+            Some(Self { start, bytes: mapped, shared: false })
         }
     }
 
-    /// A mapping that gets huge pages as `huge` says.
+    /// A mapping of one buffer that gets huge pages as `huge` says, as parts of it are prepared.
     fn paged(bytes: usize, huge: Huge) -> Option<Arc<Self>> {
-        let mapping = Arc::new(Self::new(bytes)?);
+        let mapping = Self::new(bytes)?;
+        if huge == Huge::AtOnce {
+            mapping.advise_huge();
+        }
+        Some(Arc::new(mapping))
+    }
+
+    /// A mapping for small buffers, prepared as a whole.
+    fn pool(huge: Huge) -> Option<Arc<Self>> {
+        let mut mapping = Self::new(POOL)?;
+        mapping.shared = true;
+        let mapping = Arc::new(mapping);
         match huge {
             Huge::AtOnce => mapping.advise_huge(),
-            Huge::IfQuick if bytes == POOL && !mapping.grant(0..bytes) => settle(&mapping),
+            Huge::IfQuick if !mapping.grant(0..POOL) => settle(&mapping),
             Huge::IfQuick => {}
         }
         Some(mapping)

@@ -46,6 +46,8 @@ struct Shared {
     job: UnsafeCell<Option<Job<'static>>>,
     sleepers: AtomicUsize,
     quit: AtomicBool,
+    /// A block has panicked on a helper, and the owner has not passed that on yet.
+    panicked: AtomicBool,
     /// Helpers stand back while the owner works alone.
     resting: AtomicBool,
 }
@@ -90,6 +92,7 @@ impl Team {
             job: UnsafeCell::new(None),
             sleepers: AtomicUsize::new(0),
             quit: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
             resting: AtomicBool::new(false),
         });
         let helpers = (1..threads)
@@ -119,6 +122,9 @@ impl Team {
 
     /// Calls `f(0), f(1), … f(blocks - 1)`, each once, on whichever thread claims it, and returns when all are
     /// done. While another loop runs, one that `f` itself or another thread started, the caller works alone.
+    ///
+    /// # Panics
+    /// If `f` does on any thread, after all threads have left the loop.
     pub fn run(&self, blocks: usize, f: impl Fn(usize) + Sync) {
         if self.helpers.is_empty() || blocks < 2 {
             return (0..blocks).for_each(f);
@@ -171,9 +177,15 @@ impl Team {
             let block = start.elapsed() / own.max(1) as u32;
             self.wait(owner, blocks, STALL + block * 3);
         }
+        // Ordered by `done`, which the helper counted up afterwards.
+        let elsewhere = shared.panicked.load(Relaxed);
+        if elsewhere {
+            shared.panicked.store(false, Relaxed);
+        }
         if let Some(payload) = panic {
             resume_unwind(payload);
         }
+        assert!(!elsewhere, "a block of a parallel loop panicked on a helper thread, which has said why");
     }
 
     /// Waits for blocks that helpers have claimed; a longer wait than `stall` sends the team to rest.
@@ -231,7 +243,7 @@ impl Drop for Team {
         self.shared.quit.store(true, Release);
         for (handle, thread) in self.helpers.drain(..) {
             thread.unpark();
-            // A helper that panicked has nothing left to say here: the panic showed when it happened.
+            // A helper outlives the panics of its blocks, and has none of its own.
             let _ = handle.join();
         }
     }
@@ -299,10 +311,13 @@ fn help(shared: &Shared, me: usize) {
             // what the owner published before that loop's blocks.
             let job = unsafe { (*shared.job.get()).as_ref().map(|job| *job) };
             if let Some(job) = job {
-                // A panic must not leave the owner waiting for these blocks for ever.
-                let finish = Finish(&shared.done, claimed.len());
-                claimed.for_each(job);
-                drop(finish);
+                let count = claimed.len();
+                // A panic must not leave the owner waiting for these blocks for ever, nor go unnoticed: what they
+                // were to write is not there.
+                if catch_unwind(AssertUnwindSafe(|| claimed.for_each(job))).is_err() {
+                    shared.panicked.store(true, Relaxed);
+                }
+                shared.done.fetch_add(count, AcqRel);
             }
             idle_since = None;
             turns = 0;
@@ -326,16 +341,8 @@ fn help(shared: &Shared, me: usize) {
     }
 }
 
-/// Counts blocks as done, also when one panics.
-struct Finish<'a>(&'a AtomicUsize, usize);
-
-impl Drop for Finish<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_add(self.1, AcqRel);
-    }
-}
-
-/// Distinct (package, core) pairs of the processors this process may use, from Linux's topology files.
+/// Distinct (package, core) pairs of the machine, from Linux's topology files; no more than the processors that this
+/// process may use.
 fn physical_cores() -> Option<usize> {
     let usable = std::thread::available_parallelism().ok()?.get();
     let mut cores = std::collections::BTreeSet::new();
@@ -416,6 +423,34 @@ mod tests {
         assert!(owner.stalls_too_often(start + ms(360), ms(3)));
         owner.together = owner.rest_until.take();
         assert!(!owner.stalls_too_often(start + ms(600), ms(3)), "gone");
+    }
+
+    #[test]
+    fn a_panic_on_any_thread_is_passed_on_and_the_team_goes_on() {
+        let caller = std::thread::current().id();
+        for owners in [true, false] {
+            // A new team, as one that had to wait may rest.
+            let team = Team::new(3);
+            let run = || {
+                let deadline = Instant::now() + Duration::from_secs(60);
+                let panicked = AtomicBool::new(false);
+                team.run(60, |_| {
+                    if (std::thread::current().id() == caller) == owners && !panicked.swap(true, AcqRel) {
+                        panic!("as the test wants");
+                    }
+                    // Until the others have had a block.
+                    while !panicked.load(Acquire) && Instant::now() < deadline {
+                        std::thread::yield_now();
+                    }
+                });
+            };
+            assert!(catch_unwind(AssertUnwindSafe(run)).is_err(), "by the owner: {owners}");
+            let sum = AtomicUsize::new(0);
+            team.run(100, |i| {
+                sum.fetch_add(i, Relaxed);
+            });
+            assert_eq!(sum.into_inner(), 4950);
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Arguments in, exit code out: 0 done, 1 an error, 2 a command line that cannot be understood.
+//! Arguments in, exit code out: 0 done, 1 an error, 2 a command line or an environment that cannot be understood.
 //! Errors are one line on standard error.
 
 use std::ffi::OsString;
@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use leveret_kernels::Isa;
 
 use crate::commands::{bench, chat, convert, golden, inspect, list, pull, run, synth, template, tokenize};
 use crate::streams::{reader_left, tell};
@@ -93,9 +94,14 @@ impl std::error::Error for Usage {}
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     match parse(std::env::args_os()) {
-        Ok(cli) => finish(cli.command.run()),
+        Ok(cli) => finish(start(cli)),
         Err(code) => code,
     }
+}
+
+fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+    Isa::requested().map_err(Usage)?;
+    cli.command.run()
 }
 
 /// Parses, or answers for `--help`, `--version` and mistakes.

@@ -88,6 +88,15 @@ fn readers_may_leave() {
 }
 
 #[test]
+fn an_unknown_instruction_set_is_one_line_and_code_2() {
+    let error = fails(leveret().arg("list").env("LEVERET_ISA", "avx-512"), 2);
+    assert!(error.contains("avx-512") && error.contains("portable, avx2, avxvnni, avx512"), "{error}");
+    for good in ["", "avx512", "avx512-vnni", "portable"] {
+        assert!(leveret().arg("list").env("LEVERET_ISA", good).output().unwrap().status.success(), "{good}");
+    }
+}
+
+#[test]
 fn a_bad_model_is_one_line_and_code_1() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);

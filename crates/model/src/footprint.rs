@@ -74,17 +74,13 @@ fn measure(config: &Config, weights: &Weights<MatrixShape>, kv: KvType) -> Footp
     for (layer, config) in weights.layers.iter().zip(&config.layers) {
         sum.layer(layer, config);
     }
-    let element = match kv {
-        KvType::F16 => 2,
-        KvType::F32 => 4,
-    };
     let state = |delta: &DeltaConfig| DeltaState::bytes_of(&delta.shape) as u64;
     let widths = (0..config.layers.len()).map(|layer| config.kv_width(layer) as u64);
     Footprint {
         parameters: sum.parameters,
         weight_bytes: sum.bytes,
         bytes_per_token: sum.read,
-        cache_bytes_per_position: widths.sum::<u64>() * element,
+        cache_bytes_per_position: widths.sum::<u64>() * kv.bytes() as u64,
         state_bytes: config.layers.iter().flat_map(|l| &l.delta).map(state).sum(),
         types: sum.types.into_values().collect(),
     }

@@ -221,6 +221,13 @@ fn files_that_do_not_fit_are_refused() {
     refused(&|config, _| config["backbone_hidden_size"] = 128.into(), &["width 128", "64", "another"]);
     refused(&|config, _| config["text_config"]["vocab_size"] = 416.into(), &["416", "384"]);
     refused(&|config, _| config["text_config"]["head_dim"] = 8.into(), &["width 8", "width 16"]);
+    refused(
+        &|config, _| {
+            config["text_config"]["hidden_size_per_layer_input"] = 16.into();
+            config["text_config"]["vocab_size_per_layer_input"] = 384.into();
+        },
+        &["hidden_size_per_layer_input", "supported"],
+    );
     refused(&|config, _| config["num_centroids"] = 31.into(), &["31 clusters", "384"]);
     refused(&|config, _| config["centroid_intermediate_top_k"] = 33.into(), &["33 of 32"]);
     refused(&|config, _| config["use_ordered_embeddings"] = json!("yes"), &["use_ordered_embeddings"]);

@@ -106,6 +106,39 @@ fn configurations_with_any_key_changed() {
     assert!(refused > 500 && ran > 500, "{refused} refused, {ran} ran");
 }
 
+/// Two keys at once: rotations are described, and no layer turns by them.
+#[test]
+fn rotations_that_no_layer_uses_are_checked_too() {
+    let refused = |case: &str, change: &dyn Fn(&mut Value)| {
+        let target = common::golden(case).join("target");
+        let mut config: Value =
+            serde_json::from_slice(&std::fs::read(target.join("config.json")).unwrap()).unwrap();
+        let text = if config.get("text_config").is_some() { &mut config["text_config"] } else { &mut config };
+        change(text);
+        let dir = folder_with(&config, &target.join("model.safetensors"));
+        let text = one_line(&Source::open(dir.path()).unwrap().config().unwrap_err());
+        assert!(text.contains("rotary dimensions"), "{text}");
+        assert!(try_out(dir.path()).is_err());
+    };
+    let layers = |config: &mut Value, kind: &str| {
+        config["layer_types"].as_array_mut().unwrap().iter_mut().for_each(|layer| *layer = kind.into());
+    };
+    refused("gemma3", &|config| {
+        layers(config, "full_attention");
+        config["rope_parameters"] = json!({
+            "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0},
+        });
+    });
+    for factor in [json!(0), json!(1e300)] {
+        refused("qwen35", &|config| {
+            layers(config, "linear_attention");
+            config["partial_rotary_factor"] = factor.clone();
+            config["rope_parameters"]["partial_rotary_factor"] = factor.clone();
+        });
+    }
+}
+
 #[test]
 fn errors_name_what_is_wrong() {
     let target = common::golden("llama/target");

@@ -338,6 +338,10 @@ fn bad_drafters_are_refused_with_the_reason() {
     refused("dflash", "`mask_token_id` is missing", &own("mask_token_id", Value::Null));
     refused("dflash", "with 12 layers", &|config, _| config["num_target_layers"] = 12.into());
     refused("dflash", "attention_sink_bias", &own("attention_sink_bias", json!(true)));
+    refused("dflash", "hidden_size_per_layer_input", &|config, _| {
+        config["model_type"] = "gemma4_text".into();
+        config["hidden_size_per_layer_input"] = 16.into();
+    });
     refused("dflash2", "expected", &|_, tensors| {
         let base = tensors.iter_mut().find(|(name, ..)| name == "layers.1.mlp_conv.base_kernel").unwrap();
         base.2 = vec![4, 64];

@@ -40,6 +40,21 @@ fn rope_parameters() {
     }
 }
 
+/// Qwen2's biases are what they are, whatever MiMo's file says of them; those of Qwen3 are as it says.
+#[test]
+fn attention_biases() {
+    let of = |case: &str, bias: bool| described(case, |config| config["attention_bias"] = bias.into());
+    assert_eq!(of("qwen2", false), of("qwen2", true));
+    let mimo = described("qwen2", |config| {
+        config["attention_bias"] = true.into();
+        config["model_type"] = "mimo".into();
+    });
+    assert_eq!(of("qwen2", false), mimo);
+    for case in ["qwen3", "qwen3-moe"] {
+        assert_ne!(of(case, false), of(case, true), "{case}");
+    }
+}
+
 #[test]
 fn rope_parameters_by_layer_type() {
     let old = described("gemma3", |_| ());

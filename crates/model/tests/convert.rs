@@ -108,6 +108,31 @@ fn there_and_back() {
     }
 }
 
+/// A file without the key says of every kind what was meant.
+#[test]
+fn rows_of_sliding_layers_see_as_before() {
+    let target = common::golden("dflash/target");
+    let mut all = Vec::new();
+    for case in ["dflash-sliding", "dflash2", "dspark"] {
+        for causal in [false, true] {
+            let (mut config, tensors) = checkpoint::read(&common::golden(case).join("drafter"));
+            config["layer_types"] = ["sliding_attention"; 3].as_slice().into();
+            config["sliding_window"] = 10.into();
+            config["use_sliding_window"] = true.into();
+            config["is_causal"] = causal.into();
+            let dir = tempfile::tempdir().unwrap();
+            checkpoint::write(dir.path(), &config, &tensors);
+            let file = dir.path().join("a.gguf");
+            convert(dir.path(), &file, &target);
+            let mut model = target_at(&target);
+            let found = drafts(&file, &mut model);
+            assert!(found == drafts(dir.path(), &mut model), "{case}, causal {causal}");
+            all.push(found.1);
+        }
+        assert!(all[all.len() - 1] != all[all.len() - 2], "{case}");
+    }
+}
+
 /// What llama.cpp's converter has written becomes what it was made from.
 #[test]
 fn from_files_of_llama_cpp() {

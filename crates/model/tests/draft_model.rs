@@ -77,7 +77,7 @@ fn masks_guess_a_block_in_one_pass() {
     let masked = LanguageModel::new(model, vocab, 0).unwrap();
     let network: Arc<dyn Network> = Arc::new(masked.with_mask(mask, 3).unwrap());
     assert_eq!(network.description().depth, Some(3));
-    let mut masked = network.guesser(100).unwrap();
+    let mut masked = Arc::clone(&network).guesser(100).unwrap();
     for len in [5, 6, 9] {
         let text: Vec<u32> = (0..len).collect();
         masked.begin(&text).unwrap();
@@ -90,5 +90,18 @@ fn masks_guess_a_block_in_one_pass() {
             );
         }
         assert!(masked.expand(&[Branch { parent: 2, token: 3 }]).is_err());
+    }
+    // At the end of the context there are as many masks as there is room for.
+    let mut short = network.guesser(7).unwrap();
+    for (len, guessed) in [(5, 3), (6, 2), (7, 1)] {
+        let text: Vec<u32> = (0..len).collect();
+        masked.begin(&text).unwrap();
+        short.begin(&text).unwrap();
+        for node in 0..guessed {
+            let branch = [Branch { parent: node, token: 8 }];
+            assert!(bits(masked.scores(node).logits) == bits(short.scores(node).logits), "{len}, {node}");
+            assert_eq!(short.expand(&branch).is_ok(), node + 1 < guessed, "{len}, {node}");
+            let _ = masked.expand(&branch);
+        }
     }
 }

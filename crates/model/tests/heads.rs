@@ -61,8 +61,13 @@ fn what_cannot_be_drafted() {
     assert!(guesser.expand(&[Branch { parent: 0, token: 384 }]).is_err());
     guesser.expand(&[Branch { parent: 0, token: 1 }, Branch { parent: 1, token: 1 }]).unwrap();
     assert!(guesser.expand(&[Branch { parent: 2, token: 1 }]).unwrap_err().to_string().contains("room"));
-    // A refusal leaves the text's own scores.
-    guesser.begin(&text.tokens[..11]).unwrap();
+    // A refusal leaves the text's own scores, and a draft behind more text.
+    text.observe(&mut *guesser, 10, 11).unwrap();
+    guesser.begin(&text.tokens[..12]).unwrap();
+    let mut fresh = Arc::clone(&network).guesser(12).unwrap();
+    text.observe(&mut *fresh, 0, 11).unwrap();
+    fresh.begin(&text.tokens[..12]).unwrap();
+    assert!(bits(&*guesser, 0) == bits(&*fresh, 0));
     guesser.expand(&[Branch { parent: 0, token: 1 }]).unwrap();
 
     let slots = load(common::golden("p-eagle/drafter-speculators"), &model).unwrap();

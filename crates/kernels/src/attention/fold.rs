@@ -12,10 +12,13 @@ pub(super) fn clear(record: &mut [f32]) {
 }
 
 simd_fn! {
-    /// Joins the next block's record to what the earlier ones gave.
+    /// Joins the next block's record to what the earlier ones gave; one that has seen no key gives nothing.
     pub(super) fn fold<S>(state: &mut [f32], part: &[f32]) {
         assert!(state.len() == part.len() && state.len() >= HEADER);
         assert!((state.len() - HEADER).is_multiple_of(S::LANES));
+        if part[0] == f32::NEG_INFINITY {
+            return;
+        }
         if state[0] == f32::NEG_INFINITY {
             return state.copy_from_slice(part);
         }
@@ -61,4 +64,28 @@ simd_fn! {
 unsafe fn exp<S: Simd>(x: f32) -> f32 {
     // SAFETY: the caller's contract.
     unsafe { S::max_lane(S::exp(S::splat(x))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_of_which_nothing_is_seen_gives_nothing() {
+        let record = |max: f32, value: f32| {
+            let mut record = [value; HEADER + 16];
+            (record[0], record[1]) = (max, 1.0);
+            record
+        };
+        // Zero times what is not finite is no zero.
+        let nothing = record(f32::NEG_INFINITY, f32::NAN);
+        let mut state = record(0.5, 2.0);
+        fold(&mut state, &nothing);
+        assert_eq!(state, record(0.5, 2.0));
+        clear(&mut state);
+        fold(&mut state, &nothing);
+        assert!(state[0] == f32::NEG_INFINITY && state[1..] == [0.0; HEADER + 15]);
+        fold(&mut state, &record(0.5, 2.0));
+        assert_eq!(state, record(0.5, 2.0));
+    }
 }

@@ -208,9 +208,7 @@ impl<'a> Pass<'a> {
                 self.block(tile, queries.clone(), block, worker);
                 for (i, query) in queries.enumerate() {
                     let part = &worker.parts[i * stride..][..stride];
-                    if part[0] != f32::NEG_INFINITY {
-                        fold(&mut worker.states[query * stride..][..stride], part);
-                    }
+                    fold(&mut worker.states[query * stride..][..stride], part);
                 }
             }
         }
@@ -261,6 +259,9 @@ impl<'a> Pass<'a> {
                     let seen = self.blocks_of(row..row + 1);
                     let from = (seen.start - blocks.start) * stride;
                     let (state, rest) = all[from..(seen.end - blocks.start) * stride].split_at_mut(stride);
+                    if state[0] == f32::NEG_INFINITY {
+                        clear(state);
+                    }
                     rest.chunks_exact(stride).for_each(|part| fold(state, part));
                     self.emit(row, head, state);
                 }

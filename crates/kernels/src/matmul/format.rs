@@ -7,7 +7,8 @@
 //!
 //! A weight is `scale * (code - ZERO) + offset`.
 
-use crate::quant::codebook;
+use crate::element::ElementType as T;
+use crate::quant::{self, codebook};
 use crate::simd::Simd;
 
 /// Groups of four k in a block of 32.
@@ -271,16 +272,27 @@ code_form!(
 );
 
 /// IQ4_NL's values plus 128.
-pub(crate) const IQ4_NL: [u8; 16] = raised(&codebook::IQ4_NL, 128);
+pub(crate) const IQ4_NL: [u8; 16] = raised(&codebook::IQ4_NL, T::Iq4Nl);
 /// E2M1's values doubled, plus 16.
-pub(crate) const E2M1: [u8; 16] = raised(&codebook::E2M1_DOUBLED, 16);
+pub(crate) const E2M1: [u8; 16] = raised(&codebook::E2M1_DOUBLED, T::Mxfp4);
 
-/// A table of signed values as unsigned codes; every `value + by` fits a byte.
-const fn raised(values: &[i8; 16], by: i16) -> [u8; 16] {
+/// The panel's code of the value zero: the file's, and for types that look codes up what makes their signed values
+/// unsigned codes.
+pub(crate) const fn zero(ty: T) -> i32 {
+    match (ty, quant::packing(ty)) {
+        (T::Iq4Nl, _) => 128,
+        (T::Mxfp4, _) => 16,
+        (_, Some(packing)) => packing.offset as i32,
+        (_, None) => 0,
+    }
+}
+
+/// A table of signed values as unsigned codes of `ty`, which fit a byte.
+const fn raised(values: &[i8; 16], ty: T) -> [u8; 16] {
     let mut codes = [0; 16];
     let mut i = 0;
     while i < 16 {
-        codes[i] = (values[i] as i16 + by) as u8;
+        codes[i] = (values[i] as i32 + zero(ty)) as u8;
         i += 1;
     }
     codes
@@ -327,15 +339,15 @@ impl<C: CodeForm, const SPLIT: bool, const SIGNED: bool, const ZERO: i32> SuperF
     const ZERO: i32 = ZERO;
 }
 
-pub(crate) type Q4_0 = Packed<D, U4, 8>;
-pub(crate) type Q4_1 = Packed<DM, U4, 0>;
-pub(crate) type Q5_0 = Packed<D, U5, 16>;
-pub(crate) type Q5_1 = Packed<DM, U5, 0>;
-pub(crate) type Q8_0 = Packed<D, U8, 128>;
-pub(crate) type Iq4Nl = Packed<D, Nl4, 128>;
-pub(crate) type Mxfp4 = Packed<Power, E2m1, 16>;
-pub(crate) type Q2K = Super<U2, true, false, 0>;
-pub(crate) type Q3K = Super<U3, true, true, 4>;
-pub(crate) type Q4K = Super<U4, false, false, 0>;
-pub(crate) type Q5K = Super<U5, false, false, 0>;
-pub(crate) type Q6K = Super<U6, true, true, 32>;
+pub(crate) type Q4_0 = Packed<D, U4, { zero(T::Q4_0) }>;
+pub(crate) type Q4_1 = Packed<DM, U4, { zero(T::Q4_1) }>;
+pub(crate) type Q5_0 = Packed<D, U5, { zero(T::Q5_0) }>;
+pub(crate) type Q5_1 = Packed<DM, U5, { zero(T::Q5_1) }>;
+pub(crate) type Q8_0 = Packed<D, U8, { zero(T::Q8_0) }>;
+pub(crate) type Iq4Nl = Packed<D, Nl4, { zero(T::Iq4Nl) }>;
+pub(crate) type Mxfp4 = Packed<Power, E2m1, { zero(T::Mxfp4) }>;
+pub(crate) type Q2K = Super<U2, true, false, { zero(T::Q2K) }>;
+pub(crate) type Q3K = Super<U3, true, true, { zero(T::Q3K) }>;
+pub(crate) type Q4K = Super<U4, false, false, { zero(T::Q4K) }>;
+pub(crate) type Q5K = Super<U5, false, false, { zero(T::Q5K) }>;
+pub(crate) type Q6K = Super<U6, true, true, { zero(T::Q6K) }>;

@@ -55,7 +55,7 @@ pub struct Packing<'a> {
     /// Called with each range of the source bytes, in order, that will not be read again.
     pub read: &'a (dyn Fn(Range<usize>) + Sync),
     /// Whether the whole model is so small that huge pages cost its load little: then it gets them at once, else
-    /// in the background after the load.
+    /// between passes after the load.
     pub small: bool,
 }
 

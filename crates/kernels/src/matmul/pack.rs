@@ -4,6 +4,7 @@
 use super::format::{self, CodeForm, Format, PAIR, SUPER_BLOCKS, SuperFormat};
 use crate::element::ElementType;
 use crate::isa::simd_fn;
+use crate::quant::codebook;
 use crate::simd::Simd;
 use std::marker::PhantomData;
 
@@ -274,13 +275,10 @@ unsafe fn fifth_bits<S: Simd>(v: S::B) -> S::B {
     }
 }
 
-/// `2^(e - 128)` as bf16 bits: half the E8M0 value, because the codes are doubled.
+/// [`codebook::half_power`] as bf16, which holds every power of two of `f32`.
+#[inline(always)]
 fn half_power(e: u8) -> u16 {
-    match e {
-        0 => 0x0020,
-        1 => 0x0040,
-        e => u16::from(e - 1) << 7,
-    }
+    (codebook::half_power(e).to_bits() >> 16) as u16
 }
 
 /// Head and scales of Q4_K and Q5_K: d, dmin, then 8 scales and 8 minima of 6 bits in 12 bytes.

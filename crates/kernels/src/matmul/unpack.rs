@@ -1,6 +1,6 @@
 //! One row back out of its lane, as f32: embedding lookups of tied heads, and the check of the packing.
 
-use super::format::{E2M1, IQ4_NL};
+use super::format::{E2M1, IQ4_NL, zero};
 use super::pack::Layout;
 use crate::element::ElementType;
 use half::{bf16, f16};
@@ -106,15 +106,7 @@ pub(super) fn unpack_row(ty: ElementType, panel: &[u8], layout: Layout, lane: us
         }
         return;
     }
-    let zero = match ty {
-        T::Q4_0 => 8.0,
-        T::Q5_0 => 16.0,
-        T::Q8_0 | T::Iq4Nl => 128.0,
-        T::Q3K => 4.0,
-        T::Q6K => 32.0,
-        T::Mxfp4 => 16.0,
-        _ => 0.0,
-    };
+    let zero = zero(ty) as f32;
     for (out, bytes) in out.chunks_mut(32 * layout.blocks).zip(panel.chunks(layout.bytes())) {
         let lane = Lane { bytes, layout, lane };
         for (i, value) in out.iter_mut().enumerate() {

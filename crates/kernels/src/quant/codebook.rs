@@ -12,7 +12,8 @@ pub(crate) const IQ4_NL: [i8; 16] =
 pub(crate) const E2M1_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// Half of the power of two that an E8M0 byte stands for: `2^(e - 128)`.
-pub(super) fn half_power(e: u8) -> f32 {
+#[inline(always)]
+pub(crate) fn half_power(e: u8) -> f32 {
     // The two smallest are subnormal: a mantissa bit instead of an exponent.
     let bits = match e {
         0 | 1 => 0x0020_0000 << e,

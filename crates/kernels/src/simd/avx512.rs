@@ -93,11 +93,6 @@ impl Simd for Avx512 {
         unsafe { _mm512_min_ps(a, b) }
     }
     #[inline(always)]
-    unsafe fn abs(a: Self::F) -> Self::F {
-        // SAFETY: the caller guarantees the instruction set.
-        unsafe { _mm512_abs_ps(a) }
-    }
-    #[inline(always)]
     unsafe fn round(a: Self::F) -> Self::F {
         // SAFETY: the caller guarantees the instruction set.
         unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
@@ -121,6 +116,21 @@ impl Simd for Avx512 {
     unsafe fn max_lane(a: Self::F) -> f32 {
         // SAFETY: the caller guarantees the instruction set.
         unsafe { _mm512_reduce_max_ps(a) }
+    }
+    #[inline(always)]
+    unsafe fn magnitude(a: Self::F) -> Self::I {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_castps_si512(_mm512_abs_ps(a)) }
+    }
+    #[inline(always)]
+    unsafe fn i_max(a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_max_epi32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn i_max_lane(a: Self::I) -> i32 {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm512_reduce_max_epi32(a) }
     }
     #[inline(always)]
     unsafe fn i_store(p: *mut i32, v: Self::I) {

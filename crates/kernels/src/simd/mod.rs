@@ -73,7 +73,6 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
-    unsafe fn abs(a: Self::F) -> Self::F;
     /// Rounds to the nearest integer, ties to even.
     unsafe fn round(a: Self::F) -> Self::F;
     /// `2^n` for integer-valued `n` in -126..=127.
@@ -85,6 +84,11 @@ pub(crate) trait Simd: Copy + 'static {
 
     unsafe fn i_splat(x: i32) -> Self::I;
     unsafe fn i_zero() -> Self::I;
+    /// Bits of the lanes without their signs: in the order of the magnitudes, NaN above all.
+    unsafe fn magnitude(a: Self::F) -> Self::I;
+    unsafe fn i_max(a: Self::I, b: Self::I) -> Self::I;
+    /// Largest lane.
+    unsafe fn i_max_lane(a: Self::I) -> i32;
     unsafe fn i_store(p: *mut i32, v: Self::I);
     unsafe fn i_to_f(a: Self::I) -> Self::F;
     /// Rounds to nearest even and stores as i8; lanes must lie in -128..=127.

@@ -103,10 +103,6 @@ impl Simd for Portable {
         zip(a, b, |a, b| if a < b { a } else { b })
     }
     #[inline(always)]
-    unsafe fn abs(a: Self::F) -> Self::F {
-        map(a, f32::abs)
-    }
-    #[inline(always)]
     unsafe fn round(a: Self::F) -> Self::F {
         map(a, f32::round_ties_even)
     }
@@ -121,6 +117,18 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn max_lane(a: Self::F) -> f32 {
         a.into_iter().fold(f32::NEG_INFINITY, |m, x| if x > m { x } else { m })
+    }
+    #[inline(always)]
+    unsafe fn magnitude(a: Self::F) -> Self::I {
+        a.map(|x| x.abs().to_bits().cast_signed())
+    }
+    #[inline(always)]
+    unsafe fn i_max(a: Self::I, b: Self::I) -> Self::I {
+        std::array::from_fn(|i| a[i].max(b[i]))
+    }
+    #[inline(always)]
+    unsafe fn i_max_lane(a: Self::I) -> i32 {
+        a.into_iter().fold(i32::MIN, i32::max)
     }
     #[inline(always)]
     unsafe fn i_splat(x: i32) -> Self::I {

@@ -53,6 +53,7 @@ fn avx512(codes: &[u8], x: &[i8], scales: &[u8]) {
 
 #[inline(always)]
 fn check<S: Simd>(codes: &[u8], x: &[i8], scales: &[u8]) {
+    magnitudes::<S>(x);
     of_bits::<S, 4>(codes, x);
     of_bits::<S, 5>(codes, x);
     of_bits::<S, 8>(codes, x);
@@ -140,4 +141,24 @@ fn product<S: Simd>(
         (code - less) * i32::from(x[32 * t + 4 * g + i])
     })
     .sum()
+}
+
+/// NaN, of either sign, is the largest magnitude in whichever lane and of whichever operand it stands.
+#[inline(always)]
+fn magnitudes<S: Simd>(x: &[i8]) {
+    let values: [f32; 16] = std::array::from_fn(|i| f32::from(x[i]));
+    let largest = |values: &[f32]| {
+        // SAFETY: no set has more than 16 lanes, and the caller's processor has the set.
+        unsafe {
+            let (a, zero) = (S::magnitude(S::load(values.as_ptr())), S::i_zero());
+            assert_eq!(S::i_max_lane(S::i_max(a, zero)), S::i_max_lane(S::i_max(zero, a)));
+            f32::from_bits(S::i_max_lane(S::i_max(a, zero)) as u32)
+        }
+    };
+    assert_eq!(largest(&values), values[..S::LANES].iter().fold(0.0f32, |max, x| max.max(x.abs())));
+    for (lane, fault) in (0..S::LANES).flat_map(|lane| [(lane, f32::NAN), (lane, -f32::NAN)]) {
+        let mut values = values;
+        values[lane] = fault;
+        assert!(largest(&values).is_nan());
+    }
 }

@@ -242,8 +242,7 @@ fn compose(
 /// The factor on the rows of a table of this width, which the reference rounds to the type that the weights were
 /// trained in, bf16.
 fn table_scale(width: usize) -> f32 {
-    let bits = ((width as f64).sqrt() as f32).to_bits();
-    f32::from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
+    half::bf16::from_f32((width as f64).sqrt() as f32).to_f32()
 }
 
 #[cfg(test)]

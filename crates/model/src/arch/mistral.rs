@@ -3,7 +3,7 @@
 
 use super::Family;
 use crate::config::gguf::{GgufConfig, GgufFamily};
-use crate::config::hf::HfConfig;
+use crate::config::hf::{HfConfig, missing, wrong};
 use crate::config::{Activation, Config, QueryGrowth, RopeScaling, TensorNames};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -68,6 +68,27 @@ fn set_growth(config: &mut Config, beta: f32, period: usize) {
     }
 }
 
+/// What a key of `params.json` holds.
+enum Holds {
+    Whole,
+    Number,
+    Flag,
+}
+
+/// Keys of `params.json`, what a `config.json` calls the same, what they hold and whether they must be there.
+const KEYS: [(&str, &str, Holds, bool); 10] = [
+    ("dim", "hidden_size", Holds::Whole, true),
+    ("n_layers", "num_hidden_layers", Holds::Whole, true),
+    ("n_heads", "num_attention_heads", Holds::Whole, true),
+    ("n_kv_heads", "num_key_value_heads", Holds::Whole, false),
+    ("head_dim", "head_dim", Holds::Whole, false),
+    ("hidden_dim", "intermediate_size", Holds::Whole, true),
+    ("norm_eps", "rms_norm_eps", Holds::Number, true),
+    ("vocab_size", "vocab_size", Holds::Whole, true),
+    ("rope_theta", "rope_theta", Holds::Number, false),
+    ("tied_embeddings", "tie_word_embeddings", Holds::Flag, false),
+];
+
 /// Describes the model of a `params.json`: its keys translated, its tensor names, its row order.
 pub(crate) fn from_params(path: &Path, params: &Value) -> Result<Config> {
     for (key, what) in [("moe", "dense models"), ("q_lora_rank", "ordinary attention")] {
@@ -82,22 +103,23 @@ pub(crate) fn from_params(path: &Path, params: &Value) -> Result<Config> {
         return Err(Error::unsupported(path, what));
     }
     let mut translated = Map::new();
-    const KEYS: [(&str, &str); 10] = [
-        ("dim", "hidden_size"),
-        ("n_layers", "num_hidden_layers"),
-        ("n_heads", "num_attention_heads"),
-        ("n_kv_heads", "num_key_value_heads"),
-        ("head_dim", "head_dim"),
-        ("hidden_dim", "intermediate_size"),
-        ("norm_eps", "rms_norm_eps"),
-        ("vocab_size", "vocab_size"),
-        ("rope_theta", "rope_theta"),
-        ("tied_embeddings", "tie_word_embeddings"),
-    ];
-    for (theirs, ours) in KEYS {
-        if let Some(value) = params.get(theirs) {
-            translated.insert(ours.into(), value.clone());
+    for (theirs, ours, holds, required) in KEYS {
+        let Some(value) = params.get(theirs).filter(|value| !value.is_null()) else {
+            if required {
+                return Err(missing(path, theirs));
+            }
+            continue;
+        };
+        // Checked under the name that it has in this file.
+        let (good, expected) = match holds {
+            Holds::Whole => (value.is_u64(), "a whole number"),
+            Holds::Number => (value.is_number(), "a number"),
+            Holds::Flag => (value.is_boolean(), "true or false"),
+        };
+        if !good {
+            return Err(wrong(path, theirs, value, expected));
         }
+        translated.insert(ours.into(), value.clone());
     }
     // The file may leave the context out; released models then have 32k.
     let context = ["max_position_embeddings", "max_seq_len"].iter().find_map(|key| params.get(key));
@@ -154,5 +176,33 @@ fn windows(path: &Path, params: &Value) -> Result<Vec<Option<usize>>> {
         None => Ok(vec![None]),
         Some(Value::Array(list)) if !list.is_empty() => list.iter().map(window).collect(),
         Some(value) => Ok(vec![window(value)?]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_the_keys_of_the_file() {
+        let params = json!({
+            "dim": 64, "n_layers": 2, "head_dim": 16, "hidden_dim": 80, "n_heads": 4, "n_kv_heads": 2,
+            "rope_theta": 1e6, "norm_eps": 1e-5, "vocab_size": 384, "tied_embeddings": false
+        });
+        let path = Path::new("params.json");
+        from_params(path, &params).unwrap();
+        for (theirs, ours, _, required) in KEYS {
+            let with = |value: Value| {
+                let mut params = params.clone();
+                params[theirs] = value;
+                from_params(path, &params)
+            };
+            let refusal = with(json!("x")).unwrap_err().to_string();
+            assert!(refusal.contains(&format!("`{theirs}` is \"x\"")), "{refusal}");
+            match with(Value::Null) {
+                Err(error) => assert!(error.to_string().contains(&format!("`{theirs}` is missing"))),
+                Ok(_) => assert!(!required, "{ours}"),
+            }
+        }
     }
 }

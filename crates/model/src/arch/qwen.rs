@@ -19,7 +19,7 @@ pub(super) const QWEN2: Family = Family {
 pub(super) const QWEN3: Family = Family {
     name: "qwen3",
     hf: &["qwen3"],
-    from_hf: |keys| with_norms(from_hf(keys, "qwen3")?),
+    from_hf: |keys| qwen3_from_hf(keys, "qwen3"),
     gguf: &["qwen3"],
     from_gguf: |keys| with_norms(from_gguf(keys, "qwen3")?),
 };
@@ -45,10 +45,6 @@ fn with_norms(mut config: Config) -> Result<Config> {
 /// Layers from `max_window_layers` on have the window, where it is switched on.
 fn from_hf(keys: &HfConfig<'_>, family: &'static str) -> Result<Config> {
     let mut config = keys.decoder(family, false)?;
-    let bias = keys.flag("attention_bias")?.unwrap_or(false).into();
-    for layer in &mut config.layers {
-        (layer.attention.qkv_bias, layer.attention.out_bias) = (bias, bias);
-    }
     if keys.flag("use_sliding_window")?.unwrap_or(false) {
         let window = keys.count("sliding_window")?;
         match keys.sliding_layers(config.layers.len())? {
@@ -62,6 +58,16 @@ fn from_hf(keys: &HfConfig<'_>, family: &'static str) -> Result<Config> {
     Ok(config)
 }
 
+/// Qwen3 has all biases of the attention or none. Qwen2 has no key for its own, though MiMo names one.
+fn qwen3_from_hf(keys: &HfConfig<'_>, family: &'static str) -> Result<Config> {
+    let mut config = with_norms(from_hf(keys, family)?)?;
+    let bias = keys.flag("attention_bias")?.unwrap_or(false).into();
+    for layer in &mut config.layers {
+        (layer.attention.qkv_bias, layer.attention.out_bias) = (bias, bias);
+    }
+    Ok(config)
+}
+
 fn from_gguf(keys: &GgufConfig<'_>, name: &'static str) -> Result<Config> {
     let family = GgufFamily { name, activation: Activation::SwiGlu, interleaved: false, yarn_truncate: true };
     keys.decoder(family)
@@ -69,7 +75,7 @@ fn from_gguf(keys: &GgufConfig<'_>, name: &'static str) -> Result<Config> {
 
 /// A window that is switched on holds in all layers here.
 fn moe_from_hf(keys: &HfConfig<'_>) -> Result<Config> {
-    let mut config = with_norms(from_hf(keys, "qwen3_moe")?)?;
+    let mut config = qwen3_from_hf(keys, "qwen3_moe")?;
     if keys.flag("use_sliding_window")?.unwrap_or(false) {
         config.set_windows(keys.count("sliding_window")?, |_| true);
     }

@@ -35,8 +35,7 @@ pub(super) const QWEN3_NEXT: Family = Family {
     from_gguf: |keys| moe_from_gguf(keys, "qwen3_next"),
 };
 
-/// Layers per attending one, the share of a head that is rotated, and the rope base, where a file
-/// does not say.
+/// Layers per attending one, and the share of a head that is rotated, where a file does not say.
 const PERIOD: usize = 4;
 const ROTATED: f64 = 0.25;
 

@@ -24,6 +24,18 @@ pub(crate) struct HfConfig<'a> {
     model_type: &'a str,
 }
 
+/// A key that must be there is not.
+pub(crate) fn missing(path: &Path, key: &str) -> Error {
+    Error::format(path, format!("key `{key}` is missing"))
+}
+
+/// A key holds something else than it should.
+pub(crate) fn wrong(path: &Path, key: &str, found: &Value, expected: &str) -> Error {
+    let mut found = found.to_string();
+    found.truncate(found.floor_char_boundary(60));
+    Error::format(path, format!("key `{key}` is {found}, expected {expected}"))
+}
+
 impl<'a> HfConfig<'a> {
     pub(crate) fn new(path: &'a Path, root: &'a Value) -> Result<Self> {
         let Some(outer) = root.as_object() else {
@@ -73,13 +85,11 @@ impl<'a> HfConfig<'a> {
     }
 
     fn missing(&self, key: &str) -> Error {
-        Error::format(self.path, format!("key `{key}` is missing"))
+        missing(self.path, key)
     }
 
     fn wrong(&self, key: &str, found: &Value, expected: &str) -> Error {
-        let mut found = found.to_string();
-        found.truncate(found.floor_char_boundary(60));
-        Error::format(self.path, format!("key `{key}` is {found}, expected {expected}"))
+        wrong(self.path, key, found, expected)
     }
 
     pub(crate) fn text(&self, key: &str) -> Option<&'a str> {

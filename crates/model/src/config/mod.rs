@@ -33,7 +33,7 @@ pub struct Config {
     pub norm_offset: f32,
     /// Factor on embedding rows.
     pub embedding_scale: f32,
-    /// A second embedding, of which each layer gets its own part (Gemma 3n, Gemma 4 E).
+    /// A second embedding, of which each layer gets its own part (Gemma 4 E).
     pub per_layer: Option<PerLayerConfig>,
     /// `cap * tanh(logit / cap)` on logits.
     pub final_softcap: Option<f32>,
@@ -271,6 +271,7 @@ const MAX_WIDTH: usize = 1 << 20;
 const MAX_VOCAB: usize = 1 << 24;
 const MAX_LAYERS: usize = 1 << 12;
 const MAX_CONTEXT: usize = 1 << 28;
+const MAX_HEAD: usize = 1 << 12;
 
 impl Config {
     /// Refuses sizes that no layer could run with, so that nothing later can overflow or divide by zero.
@@ -319,7 +320,8 @@ impl Config {
                 }
             }
         }
-        Ok(())
+        // Their tables are made whether or not a layer turns by them.
+        self.rotations.iter().try_for_each(|rotation| rotation.check(path, MAX_HEAD))
     }
 
     fn check_attention(
@@ -334,8 +336,8 @@ impl Config {
         }
         range(&format!("layer {i}: number of query heads"), a.heads, 1 << 12)?;
         range(&format!("layer {i}: number of key-value heads"), a.kv_heads, a.heads)?;
-        range(&format!("layer {i}: key head width"), a.k_dim, 1 << 12)?;
-        range(&format!("layer {i}: value head width"), a.v_dim, 1 << 12)?;
+        range(&format!("layer {i}: key head width"), a.k_dim, MAX_HEAD)?;
+        range(&format!("layer {i}: value head width"), a.v_dim, MAX_HEAD)?;
         range(&format!("layer {i}: query width"), a.heads * a.k_dim.max(a.v_dim), MAX_WIDTH)?;
         if !a.heads.is_multiple_of(a.kv_heads) {
             let (h, k) = (a.heads, a.kv_heads);

@@ -5,9 +5,10 @@ use super::drafts::{borrowing, eagle_gguf, joins_features, writes};
 use super::meta::{self, Architecture, Keys};
 use super::plan::{Plan, divisors};
 use super::planned::{Planned, missing};
+use crate::config::LayerConfig;
 use crate::drafters::{
     AssistantPlan, BlockConfig, BlockNames, CENTRES_KEY, Design, Join, MapRule, Next, ORDER_KEY, Shapes,
-    Structure, integers,
+    Structure, causal_where_unsaid, integers,
 };
 use crate::formats::gguf::{MetaValue, Writer};
 use crate::load::{Files, Source};
@@ -85,7 +86,8 @@ impl<'a> Drafter<'a> {
         if config.anchor_guesses {
             keys.put("sample_from_anchor", true);
         }
-        let usual = layers.layers.iter().map(|l| l.attention.window.is_some() && config.family == "dflash");
+        let usual = |l: &LayerConfig| causal_where_unsaid(config.family, l.attention.window.is_some());
+        let usual = layers.layers.iter().map(usual);
         if !usual.eq(config.causal.iter().copied()) {
             match &config.causal[..] {
                 [first, rest @ ..] if rest.iter().all(|causal| causal == first) => {

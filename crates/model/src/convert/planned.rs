@@ -117,9 +117,7 @@ impl Planned {
         if ty == shape.ty {
             return Ok(Cow::Owned(bytes));
         }
-        convert(team, shape, &bytes, ty)
-            .map(Cow::Owned)
-            .ok_or_else(|| fault(source, name, "cannot be converted"))
+        convert(team, shape, &bytes, ty).map(Cow::Owned).map_err(|what| fault(source, name, &what))
     }
 
     /// Gives the pages of the original back.
@@ -174,8 +172,7 @@ impl Rows {
         if ty == shape.ty {
             return Ok(bytes);
         }
-        let converted = convert(team, shape, &bytes, ty);
-        converted.map(Cow::Owned).ok_or_else(|| fault(source, name, "cannot be converted"))
+        convert(team, shape, &bytes, ty).map(Cow::Owned).map_err(|what| fault(source, name, &what))
     }
 
     /// All tensors one after the other.

@@ -55,6 +55,17 @@ impl Claims {
     }
 }
 
+/// Refuses layers that let in embeddings of their own: nobody makes these for a drafter's rows.
+pub(crate) fn refuse_per_layer(path: &Path, config: &Config) -> Result<()> {
+    let Some(per_layer) = config.per_layer else { return Ok(()) };
+    let what = format!(
+        "a drafter whose layers have embeddings of {} values of their own (`hidden_size_per_layer_input`, \
+         in GGUF `embedding_length_per_layer_input`); supported: 0, none",
+        per_layer.width
+    );
+    Err(Error::unsupported(path, what))
+}
+
 /// The width of the target's features that a file names, if any model can have it.
 ///
 /// # Errors

@@ -262,7 +262,8 @@ impl Guesser for LanguageGuesser {
         }
         match network.mask {
             Some(_) => {
-                let masks = network.description.depth.unwrap_or(1) - 1;
+                let free = self.cache.capacity().saturating_sub(tokens.len());
+                let masks = (network.description.depth.unwrap_or(1) - 1).min(free);
                 self.read(&mut model, last, masks, LogitRows::All)?;
                 self.keep_logits(&model, last.len() - 1..last.len() + masks);
                 self.slots.push(0);
@@ -287,8 +288,9 @@ impl Guesser for LanguageGuesser {
 
     fn expand(&mut self, branches: &[Branch]) -> Result<()> {
         let network = Arc::clone(&self.network);
-        if let (Some(_), Some(depth)) = (network.mask, network.description.depth) {
+        if network.mask.is_some() {
             self.check(branches)?;
+            let depth = self.logits.len() / self.scored.max(1);
             for branch in branches {
                 let slot = self.slots[branch.parent] + 1;
                 if slot >= depth {

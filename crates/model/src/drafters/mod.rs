@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 pub use assistant::{AssistantOptions, DraftPosition, DraftWindow};
 pub(crate) use assistant::{CENTRES_KEY, GGUF as ASSISTANT_GGUF, ORDER_KEY, Plan as AssistantPlan};
-pub(crate) use block::{BlockConfig, BlockNames, Shapes};
+pub(crate) use block::{BlockConfig, BlockNames, Shapes, causal_where_unsaid};
 pub use kinds::{DraftOptions, describe, load, recognise};
 pub(crate) use kinds::{Structure, structure};
 pub use language::LanguageModel;

@@ -1,15 +1,16 @@
 //! The bytes of one file, mapped into memory or owned; the only `unsafe` of this crate.
 
 use crate::{Error, Result};
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapOptions};
 use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
 /// A whole file as a byte slice.
 ///
-/// A mapping is private and read-only. Truncating the file while it is mapped ends the process
-/// (SIGBUS), as for every program that maps files.
+/// A mapping is private and read-only. That keeps nobody else from writing to the file, which may show
+/// in these bytes, or from truncating it, which ends the process (SIGBUS), as for every program that
+/// maps files.
 #[derive(Debug)]
 pub(super) struct FileBytes {
     path: PathBuf,
@@ -32,9 +33,10 @@ impl FileBytes {
             let kind = if found.is_dir() { "a folder" } else { "not a regular file" };
             return Err(Error::format(path, format!("is {kind}; expected a file")));
         }
-        // SAFETY: the map is never written through, and files are replaced by renaming, not
-        // written in place; a foreign process that does so anyway is out of scope (see above).
-        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        // SAFETY: the map is never written through, and we replace files by renaming, not by writing
+        // in place. Another process that writes to the file in place could change bytes behind a
+        // reference, which no way of mapping prevents: it is out of scope (see above).
+        let map = unsafe { MmapOptions::new().map_copy_read_only(&file) }.map_err(io)?;
         Ok(Self { path: path.into(), data: Data::Mapped(map) })
     }
 
@@ -58,7 +60,7 @@ impl FileBytes {
             let end = range.end / PAGE * PAGE;
             if start < end {
                 // SAFETY: the mapping is file-backed and never written, so dropped pages come
-                // back with the same content.
+                // back from the file with the same content.
                 let _ = unsafe {
                     map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
                 };

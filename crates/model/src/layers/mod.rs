@@ -101,6 +101,12 @@ impl RowPlan {
         self.segments.push(Segment { first, rows, base, held, tree, whole: false });
     }
 
+    /// Makes sure that `ropes` have the position of every row.
+    pub(crate) fn reach(&self, ropes: &mut [RopeTable]) {
+        let positions = self.positions.iter().max().map_or(0, |&last| last as usize + 1);
+        ropes.iter_mut().for_each(|rope| rope.extend(positions));
+    }
+
     /// Adds the path of every row of a tree; returns where its paths and offsets begin.
     fn add_tree(&mut self, parents: impl Iterator<Item = Option<usize>>) -> (usize, usize) {
         let (path, offset) = (self.paths.len(), self.offsets.len());

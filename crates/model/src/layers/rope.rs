@@ -1,4 +1,4 @@
-//! Cosines and sines of every position, computed once.
+//! Cosines and sines of positions, computed once for each.
 
 use crate::config::Rotation;
 use leveret_kernels::ops::rope_half;
@@ -28,7 +28,7 @@ impl RopeTable {
         if positions <= known {
             return;
         }
-        self.values.reserve_exact((positions - known) * 2 * pairs);
+        self.values.reserve((positions - known) * 2 * pairs);
         self.add(known..positions);
     }
 
@@ -55,5 +55,24 @@ impl RopeTable {
         for head in heads.chunks_exact_mut(head_dim) {
             rope_half(head, cos, sin);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RopeScaling;
+
+    #[test]
+    fn a_table_that_grows_holds_what_one_made_at_once_holds() {
+        let rotation = Rotation { base: 1e4, dims: 8, interleaved: false, scaling: RopeScaling::None };
+        let table = |steps: &[usize]| {
+            let mut table = RopeTable::new(&rotation);
+            steps.iter().for_each(|&positions| table.extend(positions));
+            table.values
+        };
+        assert_eq!(table(&[1, 2, 7, 3, 20]), table(&[20]));
+        // No more than what was reached: a text in a long context begins at once.
+        assert_eq!(table(&[3]).len(), 3 * 8);
     }
 }

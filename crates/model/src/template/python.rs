@@ -252,6 +252,9 @@ fn no_options() -> Kwargs {
     std::iter::empty::<(&str, Value)>().collect()
 }
 
+/// Most characters that a level of JSON is indented by.
+const MAX_INDENT: usize = 64;
+
 /// `json.dumps`, with `ensure_ascii=False` where nothing is said: nothing is escaped for HTML, keys keep their order.
 fn to_json(
     state: &State<'_, '_>,
@@ -263,8 +266,8 @@ fn to_json(
     let indent = match indent.or(options.get::<Option<Value>>("indent")?) {
         Some(value) if value.is_none() => None,
         Some(value) => Some(match value.as_str() {
-            Some(text) => text.to_owned(),
-            None => " ".repeat(usize::try_from(value)?.min(64)),
+            Some(text) => text.chars().take(MAX_INDENT).collect(),
+            None => " ".repeat(usize::try_from(value)?.min(MAX_INDENT)),
         }),
         None => None,
     };
@@ -281,9 +284,9 @@ fn to_json(
     serde_json::to_writer(&mut metered, value).map_err(|error| metered.cause(error))?;
     let json: serde_json::Value =
         serde_json::from_str(&metered.text).map_err(|error| metered.cause(error))?;
-    let mut writer = JsonWriter { text: String::new(), indent, item, key, sort_keys };
-    writer.value(&json, 0);
-    Ok(if ascii { escaped(&writer.text) } else { writer.text })
+    let mut writer = JsonWriter { out: Metered::new(state), indent, item, key, sort_keys };
+    writer.value(&json, 0).map_err(|error| writer.out.cause(error))?;
+    Ok(if ascii { escaped(&writer.out.text) } else { writer.out.text })
 }
 
 /// Everything beyond ASCII as the UTF-16 units that JSON writes.
@@ -300,60 +303,60 @@ fn escaped(text: &str) -> String {
     out
 }
 
-struct JsonWriter {
-    text: String,
+/// Indents and separators may be far longer than what they stand between, so this is metered as well.
+struct JsonWriter<'s, 't, 'e> {
+    out: Metered<'s, 't, 'e>,
     indent: Option<String>,
     item: String,
     key: String,
     sort_keys: bool,
 }
 
-impl JsonWriter {
-    fn value(&mut self, value: &serde_json::Value, depth: usize) {
+impl JsonWriter<'_, '_, '_> {
+    fn value(&mut self, value: &serde_json::Value, depth: usize) -> std::fmt::Result {
         match value {
             serde_json::Value::Array(list) if !list.is_empty() => {
-                self.text.push('[');
+                self.out.write_str("[")?;
                 for (i, value) in list.iter().enumerate() {
-                    self.separate(i, depth + 1);
-                    self.value(value, depth + 1);
+                    self.separate(i, depth + 1)?;
+                    self.value(value, depth + 1)?;
                 }
-                self.line(depth);
-                self.text.push(']');
+                self.line(depth)?;
+                self.out.write_str("]")
             }
             serde_json::Value::Object(map) if !map.is_empty() => {
                 let mut entries: Vec<_> = map.iter().collect();
                 if self.sort_keys {
                     entries.sort_by_key(|(key, _)| *key);
                 }
-                self.text.push('{');
+                self.out.write_str("{")?;
                 for (i, (key, value)) in entries.into_iter().enumerate() {
-                    self.separate(i, depth + 1);
-                    self.text += &serde_json::Value::from(key.as_str()).to_string();
-                    self.text += &self.key.clone();
-                    self.value(value, depth + 1);
+                    self.separate(i, depth + 1)?;
+                    self.out.write_str(&serde_json::Value::from(key.as_str()).to_string())?;
+                    self.out.write_str(&self.key)?;
+                    self.value(value, depth + 1)?;
                 }
-                self.line(depth);
-                self.text.push('}');
+                self.line(depth)?;
+                self.out.write_str("}")
             }
             serde_json::Value::Number(number) if number.is_f64() => {
-                self.text += &python_float(number.as_f64().unwrap_or(f64::NAN));
+                self.out.write_str(&python_float(number.as_f64().unwrap_or(f64::NAN)))
             }
-            scalar => self.text += &scalar.to_string(),
+            scalar => self.out.write_str(&scalar.to_string()),
         }
     }
 
-    fn separate(&mut self, i: usize, depth: usize) {
+    fn separate(&mut self, i: usize, depth: usize) -> std::fmt::Result {
         if i > 0 {
-            self.text += &self.item.clone();
+            self.out.write_str(&self.item)?;
         }
-        self.line(depth);
+        self.line(depth)
     }
 
-    fn line(&mut self, depth: usize) {
-        if let Some(indent) = &self.indent {
-            self.text.push('\n');
-            self.text += &indent.repeat(depth);
-        }
+    fn line(&mut self, depth: usize) -> std::fmt::Result {
+        let Some(indent) = &self.indent else { return Ok(()) };
+        self.out.write_str("\n")?;
+        (0..depth).try_for_each(|_| self.out.write_str(indent))
     }
 }
 

@@ -78,19 +78,40 @@ pub(crate) fn fitting(wanted: ElementType, stored: MatrixShape) -> ElementType {
     [wanted, ElementType::Q8_0].into_iter().find(fits).unwrap_or(stored.ty)
 }
 
-/// Re-encodes `[rows, cols]` weights row by row; `None` if sizes do not fit.
-pub(crate) fn convert(team: &Team, stored: MatrixShape, bytes: &[u8], ty: ElementType) -> Option<Vec<u8>> {
-    let (from, to) = (stored.ty.row_bytes(stored.cols)?, ty.row_bytes(stored.cols)?);
-    if bytes.len() != from.checked_mul(stored.rows)? {
-        return None;
+/// Re-encodes `[rows, cols]` weights row by row.
+///
+/// # Errors
+/// Sizes that do not fit, and a type that nothing is encoded in.
+pub(crate) fn convert(
+    team: &Team,
+    stored: MatrixShape,
+    bytes: &[u8],
+    ty: ElementType,
+) -> Result<Vec<u8>, String> {
+    let MatrixShape { ty: from_ty, rows, cols } = stored;
+    let fault =
+        |what: String| format!("cannot be converted from {} to {}: {what}", from_ty.name(), ty.name());
+    if !matches!(ty, ElementType::F32 | ElementType::BF16) {
+        quant::quantize(ty, &[], &mut Vec::new()).map_err(|error| fault(error.to_string()))?;
     }
-    let mut out = vec![0; to.checked_mul(stored.rows)?];
+    let sizes = |ty: ElementType| {
+        let row = ty.row_bytes(cols)?;
+        Some((row, row.checked_mul(rows)?))
+    };
+    let Some(((from, _), (to, len))) = sizes(from_ty).filter(|&(_, all)| all == bytes.len()).zip(sizes(ty))
+    else {
+        return Err(fault(format!(
+            "{} bytes do not hold {rows} rows of {cols} in whole blocks",
+            bytes.len()
+        )));
+    };
+    let mut out = vec![0; len];
     par_rows(team, (&mut out, to), (&mut [] as &mut [u8], 0), |row, out, _| {
-        let mut values = vec![0.0; stored.cols];
+        let mut values = vec![0.0; cols];
         let mut encoded = Vec::with_capacity(to);
         let source = &bytes[row * from..][..from];
-        // Sizes were checked above, so neither step can fail.
-        if quant::dequantize(stored.ty, source, &mut values).is_err() {
+        // Sizes and type were checked above, so neither step can fail.
+        if quant::dequantize(from_ty, source, &mut values).is_err() {
             return;
         }
         match ty {
@@ -103,5 +124,23 @@ pub(crate) fn convert(team: &Team, stored: MatrixShape, bytes: &[u8], ty: Elemen
         }
         out.copy_from_slice(&encoded);
     });
-    Some(out)
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_converted_is_refused() {
+        let team = Team::new(1);
+        let stored = MatrixShape { ty: ElementType::F32, rows: 2, cols: 256 };
+        let refused = |bytes: usize, ty| convert(&team, stored, &vec![0; bytes], ty).unwrap_err();
+        // Nothing is encoded in these.
+        for ty in [ElementType::Q6K, ElementType::F16] {
+            assert!(refused(2048, ty).contains(ty.name()));
+        }
+        assert!(refused(2044, ElementType::Q8_0).contains("2044 bytes"));
+        assert_eq!(convert(&team, stored, &[0; 2048], ElementType::Q8_0).map(|out| out.len()), Ok(544));
+    }
 }

@@ -151,8 +151,7 @@ impl<P: Pack> Tensors<'_, P> {
         let shape = MatrixShape { ty, ..stored };
         let packed = match self.pack.team() {
             Some(team) if ty != stored.ty => {
-                let converted = convert(team, stored, bytes, ty)
-                    .ok_or_else(|| self.fault(name, "cannot be converted"))?;
+                let converted = convert(team, stored, bytes, ty).map_err(|what| self.fault(name, &what))?;
                 self.pack.pack(shape, &converted, bias)
             }
             _ => self.pack.pack(shape, bytes, bias),

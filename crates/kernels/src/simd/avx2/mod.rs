@@ -96,11 +96,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         unsafe { _mm256_min_ps(a, b) }
     }
     #[inline(always)]
-    unsafe fn abs(a: Self::F) -> Self::F {
-        // SAFETY: the caller guarantees the instruction set.
-        unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), a) }
-    }
-    #[inline(always)]
     unsafe fn round(a: Self::F) -> Self::F {
         // SAFETY: the caller guarantees the instruction set.
         unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
@@ -131,6 +126,25 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             let half = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
             let pair = _mm_max_ps(half, _mm_movehl_ps(half, half));
             _mm_cvtss_f32(_mm_max_ss(pair, _mm_movehdup_ps(pair)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn magnitude(a: Self::F) -> Self::I {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_castps_si256(_mm256_andnot_ps(_mm256_set1_ps(-0.0), a)) }
+    }
+    #[inline(always)]
+    unsafe fn i_max(a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe { _mm256_max_epi32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn i_max_lane(a: Self::I) -> i32 {
+        // SAFETY: the caller guarantees the instruction set.
+        unsafe {
+            let half = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a));
+            let pair = _mm_max_epi32(half, _mm_unpackhi_epi64(half, half));
+            _mm_cvtsi128_si32(_mm_max_epi32(pair, _mm_shuffle_epi32::<1>(pair)))
         }
     }
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! From files to an assistant: Hugging Face folders and GGUF.
 
-use super::super::fit::Claims;
+use super::super::fit::{Claims, refuse_per_layer};
 use super::super::kinds::DraftOptions;
 use super::super::vocabulary::integers;
 use super::super::{Description, Network, TargetFacts, TargetParts};
@@ -177,6 +177,7 @@ pub(in crate::drafters) fn plan(source: &Source) -> Result<Plan> {
     // Without keys of their own, layers are checked by themselves.
     plan.config.layers.iter_mut().for_each(|layer| layer.attention.source = KvSource::Own);
     plan.config.check(&plan.path)?;
+    refuse_per_layer(&plan.path, &plan.config)?;
     if let Some((count, used)) = plan.clusters {
         let vocab = plan.config.vocab;
         if count == 0 || !vocab.is_multiple_of(count) || !(1..=count).contains(&used) {

@@ -2,6 +2,7 @@
 
 use super::{LayerIds, MapRule};
 use crate::config::{Config, TensorNames};
+use crate::drafters::fit::refuse_per_layer;
 use crate::load::Source;
 use crate::target::Tap;
 use crate::{Error, Result};
@@ -157,6 +158,7 @@ impl BlockConfig {
     pub(crate) fn check(&self, source: &Source) -> Result<Shapes> {
         let path = source.path();
         self.layers.check(path)?;
+        refuse_per_layer(path, &self.layers)?;
         let fault = |what: String| Err(Error::format(path, what));
         if !(1 + self.first_slot()..=MOST_ROWS).contains(&self.rows) {
             return fault(format!(

@@ -44,7 +44,7 @@ pub(super) fn read(gguf: &Gguf, target: Option<&Config>) -> Result<BlockConfig> 
     }
     let causal = match keys.per_layer("attention.causal", count)? {
         Some(causal) => causal,
-        None => sliding.iter().map(|&sliding| sliding && family != "dspark").collect(),
+        None => sliding.iter().map(|&sliding| causal_where_unsaid(family, sliding)).collect(),
     };
     let mask: Option<u32> = match keys.get("mask_token_id")? {
         Some(mask) => Some(mask),
@@ -73,6 +73,11 @@ pub(super) fn read(gguf: &Gguf, target: Option<&Config>) -> Result<BlockConfig> 
         names,
         layers,
     })
+}
+
+/// Whether rows of a block see only those before them in a layer, where a file has no key for it.
+pub(crate) fn causal_where_unsaid(family: &str, sliding: bool) -> bool {
+    sliding && family != "dspark"
 }
 
 /// Candidates of a selector where nothing is said.

@@ -143,8 +143,7 @@ impl BlockGuesser {
         // A block may begin at the last position.
         let room = capacity.saturating_add(config.rows);
         let cache = Sequence::new(&config.layers, network.parts.kv, room)?;
-        let mut ropes: Vec<RopeTable> = config.layers.rotations.iter().map(RopeTable::new).collect();
-        ropes.iter_mut().for_each(|rope| rope.extend(Cache::capacity(&cache)));
+        let ropes = config.layers.rotations.iter().map(RopeTable::new).collect();
         Ok(Self {
             cache,
             ropes,
@@ -185,6 +184,7 @@ impl BlockGuesser {
         self.cache.check_room(rows)?;
         self.plan.clear();
         self.plan.add(&self.cache, rows, None);
+        self.plan.reach(&mut self.ropes);
         self.plan.mutual = false;
         let waiting = &self.waiting;
         self.features
@@ -234,6 +234,7 @@ impl BlockGuesser {
         self.cache.check_room(config.rows)?;
         self.plan.clear();
         self.plan.add(&self.cache, config.rows, None);
+        self.plan.reach(&mut self.ropes);
         self.h.resize(config.rows * hidden, 0.0);
         par_rows(team, (&mut self.h, hidden), (&mut [] as &mut [f32], 0), |row, out, _| {
             network.embed(if row == 0 { anchor } else { config.mask }, out);

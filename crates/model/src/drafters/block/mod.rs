@@ -23,6 +23,7 @@ use crate::load::{Files, Source};
 use crate::weights::{Measure, Pack, Repack};
 use crate::{Error, Result};
 pub(crate) use config::{BlockConfig, BlockNames, Shapes};
+pub(crate) use gguf::causal_where_unsaid;
 use path::PathPart;
 use std::sync::Arc;
 use weights::BlockWeights;

@@ -67,8 +67,7 @@ impl RecurrentGuesser {
         // No text is longer than the target's context.
         let capacity = capacity.min(network.target.max_context);
         let cache = Sequence::new(config, network.target.kv, capacity)?;
-        let mut ropes: Vec<RopeTable> = config.rotations.iter().map(RopeTable::new).collect();
-        ropes.iter_mut().for_each(|rope| rope.extend(capacity));
+        let ropes = config.rotations.iter().map(RopeTable::new).collect();
         let pass = Buffers { ropes, ..Buffers::default() };
         Ok(Self { network, cache, waiting: Vec::new(), pass, nodes: Nodes::default() })
     }
@@ -126,10 +125,11 @@ impl RecurrentGuesser {
         pass.tokens.clear();
         pass.tokens.extend(branches.iter().map(|branch| branch.token));
         check_tokens(network, &pass.tokens)?;
+        // Of all the draft's rows, before any is held: what is refused leaves the draft as it was.
+        self.cache.check_room(nodes.saturating_sub(1) + branches.len())?;
         if nodes > 1 {
             self.cache.hold();
         }
-        self.cache.check_room(branches.len())?;
         pass.features.clear();
         for branch in branches {
             pass.features.extend_from_slice(&self.nodes.features[branch.parent * width..][..width]);
@@ -345,6 +345,7 @@ impl Buffers {
         let (team, config) = (&*network.target.team, &design.config);
         self.plan.clear();
         self.plan.add(cache, self.tokens.len(), Some(&self.parents));
+        self.plan.reach(&mut self.ropes);
         self.join(network);
         let mut caches = cache;
         for (i, layer) in weights.layers.iter().enumerate() {

@@ -50,7 +50,7 @@ pub(super) fn places(file: &[u8]) -> Result<BTreeMap<String, Place>, String> {
                 storage.len()
             ));
         };
-        places.insert(name, Place { dtype: tensor.dtype, shape: tensor.shape, bytes });
+        places.insert(name.to_owned(), Place { dtype: tensor.dtype, shape: tensor.shape, bytes });
     }
     Ok(places)
 }

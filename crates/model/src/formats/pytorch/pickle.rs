@@ -1,16 +1,18 @@
 //! The part of the pickle language in which a dictionary of tensors is written, after the
 //! documentation of Python's `pickletools`.
 //!
-//! Values are small and live in lists that only grow, so that no input nests deeply, repeats itself
-//! without end or takes more memory than its own length.
+//! Values are small and live in lists that only grow, and texts stay where they are in the pickle, so
+//! that no input nests deeply, repeats itself without end or takes more than a fixed multiple of its
+//! own length in memory.
 
 use super::Dtype;
+use std::collections::BTreeMap;
 
 /// A tensor and the storage that holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Tensor {
+pub(super) struct Tensor<'a> {
     pub(super) dtype: Dtype,
-    pub(super) storage: String,
+    pub(super) storage: &'a str,
     /// Elements before its first.
     pub(super) offset: usize,
     pub(super) shape: Vec<usize>,
@@ -41,9 +43,9 @@ enum Global {
     Other,
 }
 
-/// The name and place of every tensor, in the order of the file. A checkpoint that keeps them under
-/// `state_dict`, `model` or `module` is understood.
-pub(super) fn tensors(bytes: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
+/// The place of every tensor by its name; of two with one name the last counts, as in Python. A
+/// checkpoint that keeps them under `state_dict`, `model` or `module` is understood.
+pub(super) fn tensors(bytes: &[u8]) -> Result<BTreeMap<&str, Tensor<'_>>, String> {
     let mut reader = Reader { bytes, ..Reader::default() };
     let result = loop {
         if let Some(result) = reader.step().map_err(|what| format!("pickle at byte {}: {what}", reader.at))? {
@@ -52,18 +54,16 @@ pub(super) fn tensors(bytes: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
     };
     let Value::Dict(mut dict) = result else { return Err("pickle: holds no dictionary of tensors".into()) };
     for name in ["state_dict", "model", "module"] {
-        let inner = reader.dicts[dict].iter().find(|(key, _)| *key == name);
+        let inner = reader.dicts[dict].iter().rfind(|(key, _)| *key == name);
         if let Some((_, Value::Dict(inner))) = inner {
             dict = *inner;
         }
     }
-    let mut found = Vec::new();
-    for (name, value) in &reader.dicts[dict] {
-        if let Value::Tensor(tensor) = value {
-            found.push((name.clone(), reader.tensors[*tensor].clone()));
-        }
-    }
-    Ok(found)
+    let tensor = |&(name, value): &(_, Value)| match value {
+        Value::Tensor(tensor) => Some((name, reader.tensors[tensor].clone())),
+        _ => None,
+    };
+    Ok(reader.dicts[dict].iter().filter_map(tensor).collect())
 }
 
 #[derive(Debug, Default)]
@@ -74,9 +74,9 @@ struct Reader<'a> {
     memo: Vec<Value>,
     texts: Vec<&'a str>,
     tuples: Vec<Vec<Value>>,
-    dicts: Vec<Vec<(String, Value)>>,
-    storages: Vec<(Dtype, String)>,
-    tensors: Vec<Tensor>,
+    dicts: Vec<Vec<(&'a str, Value)>>,
+    storages: Vec<(Dtype, &'a str)>,
+    tensors: Vec<Tensor<'a>>,
 }
 
 type Step<T> = Result<T, String>;
@@ -165,7 +165,7 @@ impl<'a> Reader<'a> {
         let Value::Dict(dict) = dict else { return Ok(()) };
         for pair in values.chunks_exact(2) {
             if let Value::Text(key) = pair[0] {
-                self.dicts[dict].push((self.texts[key].to_owned(), pair[1]));
+                self.dicts[dict].push((self.texts[key], pair[1]));
             }
         }
         Ok(())
@@ -285,7 +285,7 @@ impl<'a> Reader<'a> {
         let [Value::Text(_), Value::Global(Global::Storage(dtype)), Value::Text(key), ..] = parts else {
             return Err("a storage of a type that is not known".into());
         };
-        self.storages.push((*dtype, self.texts[*key].to_owned()));
+        self.storages.push((*dtype, self.texts[*key]));
         Ok(Value::Storage(self.storages.len() - 1))
     }
 
@@ -320,7 +320,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn tensor(&self, storage: usize, offset: i64, size: usize, stride: usize) -> Step<Tensor> {
+    fn tensor(&self, storage: usize, offset: i64, size: usize, stride: usize) -> Step<Tensor<'a>> {
         let sizes = |tuple: usize| {
             let size = |value: &Value| match value {
                 Value::Int(n) => usize::try_from(*n).ok(),
@@ -342,8 +342,8 @@ impl<'a> Reader<'a> {
             return Err(format!("a tensor of shape {shape:?} with strides {strides:?}"));
         }
         let offset = usize::try_from(offset).map_err(|_| format!("a tensor at offset {offset}"))?;
-        let (dtype, key) = &self.storages[storage];
-        Ok(Tensor { dtype: *dtype, storage: key.clone(), offset, shape })
+        let (dtype, storage) = self.storages[storage];
+        Ok(Tensor { dtype, storage, offset, shape })
     }
 }
 

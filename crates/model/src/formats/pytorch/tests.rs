@@ -61,6 +61,27 @@ fn a_pickle_that_wants_to_run_something_is_refused() {
 }
 
 #[test]
+fn texts_stay_in_the_pickle_however_often_they_are_used() {
+    // A text of 1 MiB is name and storage key of 10 000 items: 20 GB if each had copies of its own.
+    let long = "x".repeat(1 << 20);
+    let text = |text: &str| [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();
+    let mut bytes = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nq\0".to_vec();
+    bytes.extend([text("storage"), b"ctorch\nFloatStorage\n".to_vec(), text(&long)].concat());
+    bytes.extend(b"q\x01\x87q\x02");
+    // The arguments of a tensor: storage, offset, size, stride. Then the dictionary.
+    bytes.extend(b"(h\x02QK\0K\x01\x85K\x01\x85tq\x03}");
+    for _ in 0..10_000 {
+        // name, function, arguments, call, item
+        bytes.extend(b"h\x01h\0h\x03Rs");
+    }
+    bytes.push(b'.');
+    let found = super::pickle::tensors(&bytes).unwrap();
+    let (name, tensor) = found.first_key_value().unwrap();
+    assert_eq!((found.len(), *name), (1, &*long));
+    assert_eq!(tensor.storage.as_ptr(), name.as_ptr());
+}
+
+#[test]
 fn a_name_with_a_line_break_stays_on_the_line_of_the_error() {
     let mut file = golden();
     let name = b"midlayer.self_attn.q_proj.weight";
