@@ -100,7 +100,7 @@ class Library:
         return {"prompt": prompt, "rows": rows, "best": best}
 
     def drafter(self, path, target):
-        """Whether a drafter and its target load, and a context for both can be made."""
+        """Whether a drafter and its target load."""
         api = self.api
         models = [self.load(target)]
         if not models[0]:

@@ -40,13 +40,15 @@ PEER_CMAKE_AVX2 = ("-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON
 
 # How the peer can hold its weights: repacked for AMX tiles (its default where the processor has them), repacked for
 # AVX (its default elsewhere), or as they lie in the mapped file.
-WEIGHTS = ["amx", "repacked", "stored"] if "amx_int8" in Path("/proc/cpuinfo").read_text() else ["repacked", "stored"]
+CPUINFO = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+WEIGHTS = ["amx", "repacked", "stored"] if "amx_int8" in CPUINFO else ["repacked", "stored"]
 SETTINGS = {
     f"{weights}, {'flash' if flash else 'no flash'}": {"weights": weights, "flash": flash}
     for weights in WEIGHTS
     for flash in (True, False)
 }
-DECODE_TOKENS = 128
+# As `leveret bench speed --quick` does it: behind one token, the first stretch not counted, the median of the others.
+DECODE_TOKENS, DECODE_STRETCHES = 24, 2
 PREFILL_TOKENS = 512
 ROWS = [1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32]
 CONTEXT = 128  # committed tokens before each measured pass
@@ -126,12 +128,14 @@ class Peer:
         else:
             self.api.llama_memory_seq_rm(self.memory, 0, position, -1)
 
-    def decode(self, count=DECODE_TOKENS):
-        """Tokens per second, one token per pass, after a short prompt (nothing is sampled)."""
-        self.forget()
-        self.forward(self.tokens(10), 0)
-        seconds = [self.forward([token], 10 + i) for i, token in enumerate(self.tokens(count, 10))]
-        return count / sum(seconds)
+    def decode(self, count=DECODE_TOKENS, stretches=DECODE_STRETCHES):
+        """Tokens per second, one token per pass, behind one token (nothing is sampled): the median of some stretches."""
+        seconds = []
+        for _ in range(stretches + 1):
+            self.forget()
+            self.forward(self.tokens(1), 0)
+            seconds.append(sum(self.forward([token], 1 + i) for i, token in enumerate(self.tokens(count, 1))))
+        return count / median(seconds[1:])
 
     def prefill(self, count=PREFILL_TOKENS):
         self.forget()
@@ -318,7 +322,7 @@ def section_speed(args, model):
     about = {name: peer.about for name, peer in peers.items()}
     print_about(about)
 
-    survey = {name: peer_speed(peer, decode=32, repeat=1) for name, peer in peers.items()}
+    survey = {name: peer_speed(peer, repeat=1) for name, peer in peers.items()}
     best = {best_setting({name: figures[key] for name, figures in survey.items()}, key) for key in flat_keys(survey)}
     for name in [name for name in peers if name not in best]:
         peers.pop(name).close()
@@ -327,12 +331,15 @@ def section_speed(args, model):
     rounds = []
     for index in range(args.rounds):
         entry = {}
-        if not args.peer_only:
-            with Weather() as weather:
-                entry["leveret"] = flat(leveret_speed(args, model))
-            entry["leveret"] |= weather.note()
-        for name, peer in peers.items():
-            entry[name] = peer_speed(peer)
+        # First in one round and last in the next.
+        order = ["leveret"] * (not args.peer_only) + list(peers)
+        for name in order if index % 2 == 0 else reversed(order):
+            if name == "leveret":
+                with Weather() as weather:
+                    entry[name] = flat(leveret_speed(args, model))
+                entry[name] |= weather.note()
+            else:
+                entry[name] = peer_speed(peers[name])
         rounds.append(entry)
         others = max(figures["others_cores"] for figures in entry.values())
         idle = min(figures["idle_share"] for figures in entry.values())
@@ -447,7 +454,9 @@ def section_start(args, model):
 def section_busy(args, model):
     """Decoding on 1 and on 2 threads while another process keeps one core busy."""
     core = sorted(os.sched_getaffinity(0))[0]
-    busy_loop = f"import os\nos.sched_setaffinity(0, [{core}])\nwhile True: pass"
+    # It ends with us, however we end.
+    busy_loop = (f"import os\nos.sched_setaffinity(0, [{core}])\n"
+                 f"while os.getppid() == {os.getpid()}:\n    for _ in range(1000000): pass")
     priority(realtime=False)  # a neighbour only disturbs an equal
     peer = PeerChild(args.python, model=model, threads=1, weights=WEIGHTS[0])
     neighbour = subprocess.Popen([sys.executable, "-c", busy_loop])
@@ -460,7 +469,7 @@ def section_busy(args, model):
                     if not args.peer_only:
                         entry[f"leveret {threads}"] = leveret_decode(args, model, threads)
                     peer.call("set_threads", threads=threads)
-                    entry[f"llama.cpp {threads}"] = peer.call("decode", count=16)  # on 2 its barriers may take seconds
+                    entry[f"llama.cpp {threads}"] = peer.call("decode", count=16, stretches=1)  # on 2 its barriers may take seconds
             rounds.append(entry | weather.note())
     finally:
         neighbour.kill()
@@ -492,7 +501,7 @@ def number(value):
 # ---------------------------------------------------------------- command line
 
 
-def set_up(venv, avx2):
+def set_up(venv, avx2=False):
     """A virtual environment with the peer's package, built from source for this machine, or for its AVX2 alone."""
     python = venv / "bin" / "python"
     if not python.exists():
@@ -500,7 +509,7 @@ def set_up(venv, avx2):
     environment = {**os.environ, "CMAKE_ARGS": PEER_CMAKE_AVX2 if avx2 else PEER_CMAKE}
     command = [str(python), "-m", "pip", "install", "--no-cache-dir", "--no-binary", "llama-cpp-python", PEER_PACKAGE]
     installed = subprocess.run([str(python), "-m", "pip", "freeze"], capture_output=True, text=True).stdout
-    if PEER_PACKAGE not in installed.split():
+    if PEER_PACKAGE not in installed.replace("_", "-").split():
         print("building llama.cpp from its Python package; this takes minutes", flush=True)
         subprocess.run(command, env=environment, check=True)
 
@@ -551,6 +560,8 @@ def main():
         peer_speculation.set_up(args.venv, PEER_PACKAGE)
     if args.models and not Path(args.python).exists():
         sys.exit(f"no {args.python}: run with --setup first")
+    if args.models and not args.peer_only and not Path(args.leveret).exists():
+        sys.exit(f"no {args.leveret}: build it with `cargo build --release`, or name another --leveret")
     priority(args.realtime)
     if args.avx2:
         os.environ["LEVERET_ISA"] = "avx2"
@@ -571,7 +582,7 @@ def main():
 
 
 def cpu_name():
-    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    found = re.search(r"model name\s*: (.*)", CPUINFO)
     return found[1] if found else "unknown processor"
 
 

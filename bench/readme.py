@@ -7,6 +7,7 @@ Of a model that several files measured, the last counts.
 """
 import argparse
 import json
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,7 +17,8 @@ NAMES = {"smol": "SmolLM2-135M Q4_1", "gem": "Gemma-3-270m Q4_K_M",
          "smollm2-135m-instruct": "SmolLM2-135M Q4_1", "gemma-3-270m": "Gemma-3-270m Q4_K_M",
          "qwen2.5-coder-0.5b-instruct": "Qwen2.5-Coder-0.5B Q4_K_M",
          "qwen2.5-coder-1.5b-instruct": "Qwen2.5-Coder-1.5B Q4_K_M"}
-TITLES = {"all": "all prompts", "code_edit": "code edits", "human_eval": "HumanEval", "spec_bench": "Spec-Bench"}
+TITLES = {"all": "all prompts", "code_edit": "code edits", "human_eval": "HumanEval", "spec_bench": "Spec-Bench",
+          "adversarial": "nonsense (random words, base64)"}
 
 
 def name(file):
@@ -25,21 +27,23 @@ def name(file):
 
 
 def speculation(path):
-    """Lines of a table: speed-ups of a report by category."""
+    """Lines of a table: speed-ups of a report by category, and the prompt that fared worst."""
     report = json.loads(Path(path).read_text())
     configs = report["configs"]
+    ways = {(c["control"], c["accept"], c["temperature"]) for c in configs}
+    if len(ways) > 1:
+        sys.exit(f"{path}: has {len(ways)} settings of control, accept and temperature; a table holds one (no --sweep)")
     drafters = list(dict.fromkeys(c["drafter"] for c in configs))
-    titles = ["with a draft model" if "model:" in d else d for d in drafters]
+    titles = ["with a draft model" if d.startswith("auto+model:") and len(drafters) == 2 else d for d in drafters]
     lines = [f"{name(report['model'])}, times of plain decoding ({report['baseline']['tps']:.1f} tokens/s), with the 95% "
-             "interval over prompts:", "",
+             "interval over prompts, and the time of the slowest prompt in times of its plain decoding:", "",
              "| prompts | " + " | ".join(titles) + " |", "|---|" + "---|" * len(drafters)]
     for category in dict.fromkeys(c["category"] for c in configs):
         rows = {c["drafter"]: c for c in configs if c["category"] == category}
-        cells = [f"{c['speedup']:.2f}x ({c['speedup_ci'][0]:.2f} to {c['speedup_ci'][1]:.2f})" for c in
-                 (rows[d] for d in drafters)]
         count = rows[drafters[0]]["prompts"]
-        if count < 3:  # An interval of one prompt says nothing.
-            continue
+        # An interval of one or two prompts says nothing.
+        interval = lambda c: f" ({c['speedup_ci'][0]:.2f} to {c['speedup_ci'][1]:.2f})" if count > 2 else ""
+        cells = [f"{c['speedup']:.2f}x{interval(c)}, slowest {c['worst_prompt_ratio']:.2f}" for c in (rows[d] for d in drafters)]
         lines.append(f"| {TITLES.get(category, category.replace('_', ' '))} ({count}) | " + " | ".join(cells) + " |")
     if not all(c["texts_equal"] for c in configs):
         lines += ["", "Some texts differ: that is a bug."]
@@ -58,6 +62,8 @@ def main():
         package = data["package"]
         rows = tables.setdefault(f"{data['machine']}, {data['threads']} threads", {})
         for file, model in data["models"].items():
+            if name(file) not in NAMES.values() or "speed" not in model:
+                sys.exit(f"{path}: {file} has no figures of speed, or no name in NAMES")
             figures = model["speed"]["summary"]
 
             def pair(key):

@@ -80,6 +80,20 @@ pub(crate) struct Lengths {
     pub(crate) long: bool,
 }
 
+impl Lengths {
+    fn any(self) -> bool {
+        self.short || self.long
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { short: self.short || other.short, long: self.long || other.long }
+    }
+
+    fn without(self, other: Self) -> Self {
+        Self { short: self.short && !other.short, long: self.long && !other.long }
+    }
+}
+
 impl Activations {
     /// No rows yet.
     pub fn new() -> Self {
@@ -94,21 +108,15 @@ impl Activations {
         }
         (self.rows, self.cols) = (rows, cols);
         let quantized = self.quantized.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let lengths = std::mem::take(quantized.asked(cols));
-        quantized.has = lengths;
-        quantized.make_room(rows, cols, lengths);
-        let (blocks, supers) = (Shared::new(&mut quantized.blocks), Shared::new(&mut quantized.supers));
+        quantized.has = Lengths::default();
+        let asked = std::mem::take(quantized.asked(cols));
+        let quantizer = quantized.quantizer(rows, cols, asked);
         let values = Shared::new(&mut self.values);
         each_row(team, rows, cols, |row| {
             // SAFETY: every row is visited once, and rows do not overlap.
             let values = unsafe { values.part(row * cols, cols) };
             f(row, values);
-            if lengths.short {
-                quantize_blocks(values, &mut Column { blocks: &blocks, row, rows });
-            }
-            if lengths.long {
-                quantize_supers(values, &mut Column { blocks: &supers, row, rows });
-            }
+            quantizer.row(row, values);
         });
     }
 
@@ -131,26 +139,33 @@ impl Activations {
     pub(crate) fn quantized(&self, team: &Team, lengths: Lengths) -> MutexGuard<'_, Quantized> {
         let mut quantized = self.quantized.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = quantized.asked(self.cols);
-        *asked = Lengths { short: asked.short || lengths.short, long: asked.long || lengths.long };
-        let has = quantized.has;
-        let lacks = Lengths { short: lengths.short && !has.short, long: lengths.long && !has.long };
-        let rows = self.rows;
-        quantized.make_room(rows, self.cols, lacks);
-        if lacks.short {
-            let blocks = Shared::new(&mut quantized.blocks);
-            each_row(team, rows, self.cols, |row| {
-                quantize_blocks(self.row(row), &mut Column { blocks: &blocks, row, rows });
-            });
-            quantized.has.short = true;
-        }
-        if lacks.long {
-            let blocks = Shared::new(&mut quantized.supers);
-            each_row(team, rows, self.cols, |row| {
-                quantize_supers(self.row(row), &mut Column { blocks: &blocks, row, rows });
-            });
-            quantized.has.long = true;
+        *asked = asked.and(lengths);
+        let lacks = lengths.without(quantized.has);
+        if lacks.any() {
+            let quantizer = quantized.quantizer(self.rows, self.cols, lacks);
+            each_row(team, self.rows, self.cols, |row| quantizer.row(row, self.row(row)));
         }
         quantized
+    }
+}
+
+/// Where each of some rows is quantised to, in some lengths.
+struct Quantizer {
+    lengths: Lengths,
+    rows: usize,
+    blocks: Shared<Block>,
+    supers: Shared<SuperBlock>,
+}
+
+impl Quantizer {
+    /// Quantises row `row`, on one thread at most.
+    fn row(&self, row: usize, values: &[f32]) {
+        if self.lengths.short {
+            quantize_blocks(values, &mut Column { blocks: &self.blocks, row, rows: self.rows });
+        }
+        if self.lengths.long {
+            quantize_supers(values, &mut Column { blocks: &self.supers, row, rows: self.rows });
+        }
     }
 }
 
@@ -180,8 +195,8 @@ impl Quantized {
         &mut self.asked[index].1
     }
 
-    /// Makes room for the blocks of rows.
-    fn make_room(&mut self, rows: usize, cols: usize, lengths: Lengths) {
+    /// Makes room for the blocks of rows, which are there once every row has been quantised.
+    fn quantizer(&mut self, rows: usize, cols: usize, lengths: Lengths) -> Quantizer {
         fn grow<B: Copy>(blocks: &mut Vec<B>, count: usize, empty: B) {
             if blocks.len() < count + SPARE {
                 blocks.resize(count + SPARE, empty);
@@ -193,6 +208,9 @@ impl Quantized {
         if lengths.long {
             grow(&mut self.supers, rows * (cols / SUPER), EMPTY_SUPER);
         }
+        self.has = self.has.and(lengths);
+        let (blocks, supers) = (Shared::new(&mut self.blocks), Shared::new(&mut self.supers));
+        Quantizer { lengths, rows, blocks, supers }
     }
 
     /// The blocks from number `at` on: `row` of the first one for a row's first. The next one of the same row stands as

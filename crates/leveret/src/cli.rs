@@ -31,9 +31,9 @@ Examples:
   leveret inspect model.gguf
   leveret bench speed smollm2 --json speed.json
 
-MODEL is a name that `leveret list` shows, hf:OWNER/REPO[/FILE], a .gguf file, or a folder with
-config.json and safetensors. Models are kept in $LEVERET_HOME/models, else in leveret/models of the
-cache folder ($XDG_CACHE_HOME or ~/.cache).";
+MODEL is a name that `leveret list` shows, hf:OWNER/REPO[/FILE], a .gguf file, or a folder of a
+Hugging Face model. Named models are kept in $LEVERET_HOME/models, else in leveret/models of the
+cache folder ($XDG_CACHE_HOME or ~/.cache); those of hf: in the hub's own cache.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -47,7 +47,7 @@ enum Command {
     List(list::Args),
     /// Show what a model is, and the memory it needs.
     Inspect(inspect::Args),
-    /// Write a model as a GGUF file.
+    /// Convert a model or drafter to GGUF, or a drafter to the layout that vLLM reads.
     Convert(convert::Args),
     /// Show the token ids of a text.
     Tokenize(tokenize::Args),
@@ -55,7 +55,7 @@ enum Command {
     Template(template::Args),
     /// Measure speed, or check that speculation changes no text.
     Bench(bench::Args),
-    /// Compare with a folder of reference outputs.
+    /// For developers: compare with a folder of reference outputs.
     Golden(golden::Args),
     /// Write a checkpoint of random weights in the proportions of a published family.
     Synth(synth::Args),

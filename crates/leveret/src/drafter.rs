@@ -215,7 +215,9 @@ impl DrafterArgs {
     /// # Errors
     /// Files that are missing or do not fit the target.
     pub(crate) fn load(&self, target: &Loaded, source: &Source) -> Result<DrafterSource> {
-        if self.store_place() == Some(StorePlace::Off) && self.drafter.names_store() {
+        if self.store_place() == Some(StorePlace::Off)
+            && self.drafter.any(|part| matches!(part, DrafterSpec::Store(_)))
+        {
             let what = "--drafter store reads and keeps answers, --store off (or LEVERET_STORE=off) neither: leave one out";
             return Err(Usage(what.into()).into());
         }
@@ -226,7 +228,7 @@ impl DrafterArgs {
         if let Some(path) = &self.prediction {
             drafters.add(&DrafterSpec::Prediction(path.clone()), target, &self.heads)?;
         }
-        if self.drafter.wants_own_store()
+        if self.drafter.any(|part| matches!(part, DrafterSpec::Auto | DrafterSpec::Store(None)))
             && let Some(path) = self.store_path(source)
         {
             drafters.open_store(&path, &target.words.tokenizer);
@@ -270,20 +272,17 @@ impl DrafterSpec {
         Ok(drafters)
     }
 
-    fn names_store(&self) -> bool {
+    /// Whether it is, or joins, one of those that `holds` says.
+    fn any(&self, holds: fn(&Self) -> bool) -> bool {
         match self {
-            Self::Store(_) => true,
-            Self::Several(parts) => parts.iter().any(Self::names_store),
-            _ => false,
+            Self::Several(parts) => parts.iter().any(|part| part.any(holds)),
+            single => holds(single),
         }
     }
 
-    fn wants_own_store(&self) -> bool {
-        match self {
-            Self::Auto | Self::Store(None) => true,
-            Self::Several(parts) => parts.iter().any(Self::wants_own_store),
-            _ => false,
-        }
+    /// Whether it names the model's own store.
+    pub(crate) fn names_own_store(&self) -> bool {
+        self.any(|part| matches!(part, Self::Store(None)))
     }
 }
 

@@ -3,6 +3,8 @@
 //! [`pull`] turns a model's name into a path, [`law`] compares bits and tokens; the commands are
 //! thin around these and the engine's crates.
 
+#![forbid(unsafe_code)]
+
 pub mod catalogue;
 mod cli;
 mod commands;

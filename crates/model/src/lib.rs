@@ -4,6 +4,8 @@
 //! metadata into one descriptor; `target` composes layers over `leveret-kernels`. Tokenizer
 //! and chat template stand beside that path and know nothing of the network.
 
+#![forbid(unsafe_code)]
+
 mod arch;
 mod cache;
 pub mod config;

@@ -1,5 +1,5 @@
 //! Weight files against their reference: exact values of every block format, and every file of
-//! the golden folders opened and read through. Skipped where the goldens are not at hand.
+//! the golden folders opened and read through.
 
 use leveret_kernels::ElementType;
 use leveret_kernels::quant::{dequantize, mxfp4_from_pairs, packing, quantize, unpack_codes, unpack_scales};
@@ -8,13 +8,8 @@ use leveret_model::formats::{Folder, Gguf, Safetensors, TensorView};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-fn golden() -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden");
-    if !path.is_dir() {
-        eprintln!("skipped: no goldens at {}", path.display());
-        return None;
-    }
-    Some(path)
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden")
 }
 
 /// Files below `dir`, of any depth, that `keep` accepts.
@@ -58,7 +53,7 @@ fn composed(ty: ElementType, bytes: &[u8]) -> Vec<f32> {
 
 #[test]
 fn dequantised_values_are_exact() {
-    let Some(golden) = golden() else { return };
+    let golden = golden();
     let mut types = BTreeSet::new();
     for case in ["gguf-quant-llama", "gguf-quant-qwen2"] {
         let mut references = Vec::new();
@@ -101,7 +96,7 @@ fn dequantised_values_are_exact() {
 /// The GGUF of the MXFP4 checkpoint, the checkpoint itself and the same values as BF16 agree.
 #[test]
 fn mxfp4_is_the_same_in_every_layout() {
-    let Some(golden) = golden() else { return };
+    let golden = golden();
     let case = golden.join("gpt-oss");
     let packed = Folder::open(case.join("target-mxfp4")).unwrap();
     let plain = Folder::open(case.join("target")).unwrap();
@@ -138,7 +133,7 @@ fn mxfp4_is_the_same_in_every_layout() {
 
 #[test]
 fn every_golden_file_is_read_through() {
-    let Some(golden) = golden() else { return };
+    let golden = golden();
     let (mut ggufs, mut folders) = (Vec::new(), Vec::new());
     walk(&golden, &|path| path.extension().is_some_and(|e| e == "gguf"), &mut ggufs);
     for path in &ggufs {
@@ -170,7 +165,7 @@ fn every_golden_file_is_read_through() {
 /// Our encoders lose no more than the quantiser that made the goldens, on the same weights.
 #[test]
 fn encoders_match_the_reference_quantiser() {
-    let Some(golden) = golden() else { return };
+    let golden = golden();
     let case = golden.join("gguf-quant-llama");
     let plain = Gguf::open(case.join("model-bf16.gguf")).unwrap();
     for (ty, model) in [

@@ -3,29 +3,11 @@
 mod common;
 
 use leveret_model::{Cache, LoadOptions, LogitRows, Model, Pass, Source, Target};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: hands everything on to the system allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use std::alloc::System;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 #[test]
 fn decoding_allocates_nothing() {
@@ -63,9 +45,10 @@ fn allocations(case: &str, threads: usize, tries: usize) -> usize {
     (0..40).for_each(&mut round);
     let window = |_| {
         round(40);
-        let before = ALLOCATIONS.load(Relaxed);
+        let region = Region::new(ALLOCATOR);
         (41..100).for_each(&mut round);
-        ALLOCATIONS.load(Relaxed) - before
+        let made = region.change();
+        made.allocations + made.reallocations
     };
     (0..tries).map(window).min().unwrap()
 }

@@ -5,6 +5,8 @@
 //! draft with the [`Sampler`], whose choice at a position depends on the text before it alone. So
 //! the text is the same with any drafter and with none; only its speed differs.
 
+#![forbid(unsafe_code)]
+
 mod control;
 mod draft;
 mod drafter;

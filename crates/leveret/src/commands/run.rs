@@ -63,7 +63,7 @@ const EXAMPLES: &str = "\
 Examples:
   leveret run \"Explain what a leveret is.\"
   leveret run -m qwen2.5-coder-1.5b -f task.txt --temperature 0.8 --seed 7
-  leveret run --raw --stop \"\\n\\n\" --max-tokens 64 \"def fibonacci(n):\"
+  leveret run --raw --stop $'\\n\\n' --max-tokens 64 \"def fibonacci(n):\"
   leveret run --output json \"Hello\" | python3 -m json.tool
 
 The JSON object has: model, prompt_ids, ids, text, finish_reason (stop, length, interrupted),

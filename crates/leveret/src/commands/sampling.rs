@@ -39,7 +39,7 @@ pub(crate) struct SamplingArgs {
     /// Add to the logit of a token, as ID=BIAS; -inf bans it. May be given several times.
     #[arg(long, value_name = "ID=BIAS", value_parser = bias, allow_hyphen_values = true)]
     logit_bias: Vec<(u32, f32)>,
-    /// Key of the noise: same seed, same text.
+    /// Random seed: same seed, same text.
     #[arg(long, short = 's', value_name = "S", default_value_t = 0)]
     seed: u64,
     /// End the text before this string. May be given several times.
@@ -48,8 +48,8 @@ pub(crate) struct SamplingArgs {
     /// End the text after N tokens; the default is when the model ends it or the context is full.
     #[arg(long, short = 'n', value_name = "N", value_parser = positive)]
     max_tokens: Option<usize>,
-    /// How guesses are verified where tokens are drawn; matching alone keeps the text of a seed, and
-    /// confadapt is LOSSY.
+    /// How guesses are verified where tokens are drawn; only match gives the same text for the same
+    /// seed, and confadapt is LOSSY.
     #[arg(long, value_enum, value_name = "RULE", default_value = "match")]
     accept: AcceptRule,
     /// With --accept confadapt: the probability from which on a mask's guess is believed; the default is 0.9.
@@ -66,7 +66,7 @@ pub(crate) enum AcceptRule {
     #[default]
     /// Keep what plain decoding would have drawn: same seed, same text.
     Match,
-    /// Speculative sampling: the model's law, but another text with other guesses.
+    /// Speculative sampling: the model's probabilities, but another text with other guesses.
     Rejection,
     /// Block verification: the same, and drawn chains are kept for longer.
     Block,

@@ -14,7 +14,7 @@ use crate::model::{self, EngineArgs, positive};
 use crate::prompts::{self, Prompt};
 use crate::streams::stdout;
 
-/// Compare logits bits and token ids whatever the rows, chunks, threads and drafter.
+/// Check that logits and tokens are identical for every size of pass, chunk, number of threads and drafter.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Name, hf:OWNER/REPO[/FILE] or path.

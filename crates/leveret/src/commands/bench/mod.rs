@@ -22,7 +22,7 @@ enum Bench {
     Drafter(drafter::Args),
     /// Compare speculation with plain decoding, prompt by prompt.
     Speculate(Box<speculate::Args>),
-    /// Compare logits bits and token ids whatever the rows, chunks, threads and drafter.
+    /// Check that logits and tokens are identical for every size of pass, chunk, number of threads and drafter.
     Law(law::Args),
 }
 

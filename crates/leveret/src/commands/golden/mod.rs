@@ -20,7 +20,7 @@ use crate::model::ThreadArgs;
 use fixture::read_json;
 use report::Report;
 
-/// Compare with a folder of reference outputs.
+/// For developers: compare with a folder of reference outputs.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "DIR is one case: a target (golden.json and target/), drafters for one (drafter*/), quantised files (golden.json and

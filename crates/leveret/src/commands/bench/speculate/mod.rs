@@ -38,7 +38,7 @@ pub(crate) struct Args {
     /// Files of prompts: Spec-Bench, HumanEval or {"turns": […]} lines.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     prompts: Vec<PathBuf>,
-    /// What guesses ahead, as for `leveret run`.
+    /// What guesses ahead, as for `leveret run`; auto has no earlier answers here.
     #[arg(long, value_name = "A,…", value_delimiter = ',', default_value = "auto")]
     drafters: Vec<DrafterSpec>,
     /// How far is guessed: price, ratio, fixed:N or pmin:P.
@@ -135,6 +135,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         bail!("--accept confadapt verifies nothing: there is no acceptance to measure");
     }
     let prompts = read_prompts(args)?;
+    if args.drafters.iter().any(DrafterSpec::names_own_store) {
+        let what =
+            "--drafters store: a bench keeps no answers of its own; name a file of them, as in store:FILE";
+        return Err(Usage(what.into()).into());
+    }
     let setups = setups(args);
     if setups.is_empty() {
         let what = "--drafters none: plain decoding is measured anyway; name something that guesses, as in --drafters auto";
