@@ -130,6 +130,12 @@ fn a_sweep_says_what_control_loses() {
         tiny.speculate(&[("p.jsonl", CODE)], &["--drafters", "suffix", "--sweep", "--rounds", "2"]);
     let details = json["details"]["configs"].as_array().unwrap();
     let price = details.iter().find(|c| c["control"] == "price" && c["category"] == "all").unwrap();
+    // Every prompt is told by itself too, the slowest among them.
+    let prompts = json["details"]["prompts"].as_array().unwrap();
+    let ratios = prompts.iter().filter(|p| p["control"] == "price").map(|p| p["ratio"].as_f64().unwrap());
+    let configs = json["configs"].as_array().unwrap();
+    let all = configs.iter().find(|c| c["control"] == "price" && c["category"] == "all").unwrap();
+    assert_eq!(ratios.fold(0.0, f64::max), all["worst_prompt_ratio"].as_f64().unwrap());
     assert!(price["best_fixed"].as_str().unwrap().contains(':') && price["regret"].as_f64().unwrap() < 1.0);
     assert_eq!(
         json["configs"].as_array().unwrap().len(),

@@ -150,6 +150,7 @@ impl Report<'_> {
                 "baselines": baselines.iter().map(|(t, tps)| json!({"temperature": t, "tps": tps})).collect::<Vec<_>>(),
                 "pass_ms": self.curve.iter().map(|(m, s)| (m.to_string(), json!(s * 1e3))).collect::<serde_json::Map<_, _>>(),
                 "configs": details.collect::<Vec<_>>(),
+                "prompts": self.samples.iter().map(|sample| prompt(&self.setups[sample.setup], sample)).collect::<Vec<_>>(),
             },
         })
     }
@@ -228,6 +229,22 @@ impl Report<'_> {
         }
         Ok(())
     }
+}
+
+/// One prompt under one setup.
+fn prompt(setup: &Setup, sample: &Sample) -> Value {
+    json!({
+        "drafter": setup.drafter.to_string(),
+        "control": setup.control.to_string(),
+        "accept": setup.accept.name(),
+        "temperature": setup.temperature,
+        "category": sample.category,
+        "prompt": sample.prompt,
+        "tokens": sample.stats.tokens,
+        "plain_seconds": sample.plain.decode_seconds,
+        "seconds": sample.stats.decode_seconds,
+        "ratio": sample.slowdown(),
+    })
 }
 
 /// The entry of a setup and category.

@@ -38,6 +38,11 @@ impl Sample {
         self.equal &= equal;
     }
 
+    /// Its time per token over that of plain decoding; `None` where nothing was measured.
+    pub(super) fn slowdown(&self) -> Option<f64> {
+        slowdown(&self.times())
+    }
+
     fn times(&self) -> Times {
         Times {
             plain: (self.plain.committed as f64, self.plain.decode_seconds),
@@ -81,7 +86,7 @@ impl Summary {
         let times: Vec<Times> = samples.iter().map(|sample| sample.times()).collect();
         let mut long = samples.iter().filter(|sample| sample.stats.tokens >= LONG);
         let worst = |samples: &mut dyn Iterator<Item = &&Sample>| {
-            samples.filter_map(|sample| slowdown(&sample.times())).fold(0.0, f64::max)
+            samples.filter_map(|sample| sample.slowdown()).fold(0.0, f64::max)
         };
         let worst_long = worst(&mut long);
         Self {
