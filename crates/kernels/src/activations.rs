@@ -85,7 +85,7 @@ impl Lengths {
         self.short || self.long
     }
 
-    fn and(self, other: Self) -> Self {
+    fn or(self, other: Self) -> Self {
         Self { short: self.short || other.short, long: self.long || other.long }
     }
 
@@ -139,7 +139,7 @@ impl Activations {
     pub(crate) fn quantized(&self, team: &Team, lengths: Lengths) -> MutexGuard<'_, Quantized> {
         let mut quantized = self.quantized.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = quantized.asked(self.cols);
-        *asked = asked.and(lengths);
+        *asked = asked.or(lengths);
         let lacks = lengths.without(quantized.has);
         if lacks.any() {
             let quantizer = quantized.quantizer(self.rows, self.cols, lacks);
@@ -208,7 +208,7 @@ impl Quantized {
         if lengths.long {
             grow(&mut self.supers, rows * (cols / SUPER), EMPTY_SUPER);
         }
-        self.has = self.has.and(lengths);
+        self.has = self.has.or(lengths);
         let (blocks, supers) = (Shared::new(&mut self.blocks), Shared::new(&mut self.supers));
         Quantizer { lengths, rows, blocks, supers }
     }

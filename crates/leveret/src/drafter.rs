@@ -47,7 +47,7 @@ pub(crate) struct DrafterArgs {
     /// most 4 MB for each model in $LEVERET_HOME/answers (else leveret/answers in the cache folder,
     /// $XDG_CACHE_HOME or ~/.cache), for your eyes alone; the oldest go first, and prompts are not
     /// kept. LEVERET_STORE does the same.
-    #[arg(long, value_name = "off|FILE", value_parser = OsStringValueParser::new().map(StorePlace::from))]
+    #[arg(long, value_name = "off|FILE", value_parser = OsStringValueParser::new().try_map(StorePlace::try_from))]
     pub(crate) store: Option<StorePlace>,
     #[command(flatten)]
     heads: HeadArgs,
@@ -62,9 +62,15 @@ pub(crate) enum StorePlace {
     At(PathBuf),
 }
 
-impl From<OsString> for StorePlace {
-    fn from(text: OsString) -> Self {
-        if text == "off" { Self::Off } else { Self::At(text.into()) }
+impl TryFrom<OsString> for StorePlace {
+    type Error = &'static str;
+
+    fn try_from(text: OsString) -> Result<Self, &'static str> {
+        match text.to_str() {
+            Some("") => Err("expected off or a file"),
+            Some("off") => Ok(Self::Off),
+            _ => Ok(Self::At(text.into())),
+        }
     }
 }
 
@@ -238,8 +244,8 @@ impl DrafterArgs {
 
     /// Where answers are kept if that was said, here or in the environment.
     fn store_place(&self) -> Option<StorePlace> {
-        let set = || std::env::var_os("LEVERET_STORE").filter(|value| !value.is_empty());
-        self.store.clone().or_else(|| set().map(StorePlace::from))
+        let set = || StorePlace::try_from(std::env::var_os("LEVERET_STORE")?).ok();
+        self.store.clone().or_else(set)
     }
 
     /// The file of the model's store; `None` for no store.
@@ -444,7 +450,9 @@ mod tests {
         assert!("oracle".parse::<DrafterSpec>().unwrap_err().contains("suffix"));
         assert!("prediction:".parse::<DrafterSpec>().unwrap_err().contains("FILE"));
         assert!("none+suffix".parse::<DrafterSpec>().unwrap_err().contains("none"));
-        assert_eq!(StorePlace::from(OsString::from("off")), StorePlace::Off);
-        assert_eq!(StorePlace::from(OsString::from("a/off")), StorePlace::At("a/off".into()));
+        let place = |text: &str| StorePlace::try_from(OsString::from(text));
+        assert_eq!(place("off"), Ok(StorePlace::Off));
+        assert_eq!(place("a/off"), Ok(StorePlace::At("a/off".into())));
+        assert_eq!(place(""), Err("expected off or a file"));
     }
 }
