@@ -17,6 +17,10 @@ pub(super) const fn most_queries(lanes: usize) -> usize {
     if lanes == 16 { MAX_QUERIES } else { MAX_QUERIES / 2 }
 }
 
+/// Positions whose values come to the cache ahead of those being added. Without this one row waits for memory; keys
+/// come one step ahead.
+const AHEAD: usize = 16;
+
 /// Floats in front of the sums of a [`record`](self).
 pub(super) const HEADER: usize = 16;
 
@@ -80,7 +84,9 @@ unsafe fn scores_of<S: Simd, E: Element, const N: usize>(
             let second = slot + S::LANES;
             let second = keys.as_ptr().add(second / TILE * TILE * k_dim + second % TILE);
             let mut q = queries.as_ptr();
+            let ahead = first.add(if slot + step < slots { k_dim * step } else { 0 });
             for d in 0..k_dim {
+                S::prefetch::<1>(ahead.add(d * step).cast());
                 let k = [E::load::<S>(first.add(d * TILE)), E::load::<S>(second.add(d * TILE))];
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let x = S::splat(*q.add(i));
@@ -233,8 +239,13 @@ unsafe fn weigh_lanes<S: Simd, E: Element, const N: usize, const W: usize>(
                 *sum = S::load(out.add(i * (HEADER + v_stride) + w * S::LANES));
             }
         }
+        let last = keys.end.saturating_sub(1);
         for key in keys {
             let row = values.as_ptr().add(at(key) + first);
+            let ahead = values.as_ptr().add(at(last.min(key + AHEAD)) + first);
+            for line in (0..W * S::LANES * size_of::<E>()).step_by(64) {
+                S::prefetch::<1>(ahead.cast::<u8>().wrapping_add(line));
+            }
             let mut v = [S::splat(0.0); W];
             for (w, v) in v.iter_mut().enumerate() {
                 *v = E::load::<S>(row.add(w * S::LANES));
