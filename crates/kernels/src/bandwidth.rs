@@ -52,9 +52,12 @@ simd_fn! {
         // anywhere.
         unsafe {
             let mut sums = [S::splat(0.0); 4];
+            let ask = !crate::isa::reads_ahead();
             for _ in 0..bytes.len() / (4 * step) {
                 for (i, sum) in sums.iter_mut().enumerate() {
-                    S::prefetch::<2>(p.wrapping_add(2048 + i * step));
+                    if ask {
+                        S::prefetch::<2>(p.wrapping_add(2048 + i * step));
+                    }
                     *sum = S::max(*sum, S::load(p.add(i * step).cast()));
                 }
                 p = p.add(4 * step);

@@ -13,6 +13,7 @@ mod drafter;
 pub mod drafters;
 mod error;
 mod odds;
+mod random;
 mod sampler;
 mod session;
 mod stats;
@@ -25,7 +26,7 @@ pub use control::{Control, CostCurve, measure};
 pub use draft::{Draft, Draws, Node};
 pub use drafter::{Context, Drafter, PassRows, Probe, Round, Worth};
 pub use error::{Error, Result};
-
+pub use random::{SplitMix64, mix};
 pub use sampler::{Choice, Distribution, Draw, DrawScratch, Noise, Sampler, SamplingParams, TokenLogprobs};
 pub use session::{Belief, Detokenizer, FinishReason, Options, Request, Session, Step};
 pub use stats::{RoundStats, Seconds, Stats};

@@ -38,13 +38,14 @@ pub(crate) unsafe fn tile<S: Simd, F: Format, const T: usize>(
         let mut acc = [S::splat(0.0); T];
         let (mut p, mut at) = (panel, 0);
         let (scales, codes) = (F::SCALES * S::LANES, F::Codes::CODES * S::LANES);
+        let ask = asks(T);
         for pair in (0..blocks).step_by(PAIR) {
             let head = p;
-            prefetch::<S>(p, PAIR * scales);
+            prefetch::<S>(ask, p, PAIR * scales);
             p = p.add(PAIR * scales);
             for i in 0..PAIR {
                 if pair + i < blocks {
-                    prefetch::<S>(p, codes);
+                    prefetch::<S>(ask, p, codes);
                     let scales = F::scales::<S>(head.add(i * scales));
                     let block_codes = F::Codes::codes::<S>(p);
                     add_block::<S, F, T>(&mut acc, &scales, &block_codes, x.map(|x| x.add(at)));
@@ -56,9 +57,18 @@ pub(crate) unsafe fn tile<S: Simd, F: Format, const T: usize>(
     }
 }
 
-/// Brings what stands [`FAR`] and [`NEAR`] of the next `bytes` bytes closer.
+/// Whether a product of `rows` rows asks for weights before it needs them.
 #[inline(always)]
-pub(super) unsafe fn prefetch<S: Simd>(p: *const u8, bytes: usize) {
+pub(super) fn asks(rows: usize) -> bool {
+    rows > 2 || !crate::isa::reads_ahead()
+}
+
+/// Brings what stands [`FAR`] and [`NEAR`] of the next `bytes` bytes closer, if the product [`asks`].
+#[inline(always)]
+pub(super) unsafe fn prefetch<S: Simd>(ask: bool, p: *const u8, bytes: usize) {
+    if !ask {
+        return;
+    }
     for line in (0..bytes).step_by(64) {
         // SAFETY: any address may be prefetched.
         unsafe {
@@ -154,10 +164,11 @@ pub(crate) unsafe fn float_tile<S: Simd, W: FloatForm, const T: usize>(
         let mut acc = [[S::splat(0.0); PARTS]; T];
         let step = W::BYTES * S::LANES;
         let whole = k - k % PARTS;
+        let ask = asks(T);
         let mut at = 0;
         while at < whole {
             let p = panel.add(at * step);
-            prefetch::<S>(p, PARTS * step);
+            prefetch::<S>(ask, p, PARTS * step);
             for part in 0..PARTS {
                 let w = W::load::<S>(p.add(part * step));
                 each_row!(T, |t| acc[t][part] = S::fma(w, S::splat(*x[t].add(at + part)), acc[t][part]));

@@ -6,7 +6,7 @@
 //! depends on the format alone, never on the tile, nor on which unit made the integers.
 
 use super::format::{CodeForm, GROUPS, SUPER_BLOCKS, SuperFormat};
-use super::kernel::prefetch;
+use super::kernel::{asks, prefetch};
 use crate::activations::SuperBlock;
 use crate::simd::{Simd, each_row};
 
@@ -27,13 +27,14 @@ pub(super) unsafe fn tile<S: Simd, F: SuperFormat, const T: usize>(
         let mut p = panel;
         // Written out eight times the loop would lack registers.
         let blocks = std::hint::black_box(SUPER_BLOCKS);
+        let ask = asks(T);
         for at in (0..supers).map(|i| i * step) {
             let mut sums = [S::i_zero(); T];
             let scales = p.add(F::SCALES_AT * S::LANES);
             let mut block = p.add(F::HEAD * S::LANES);
-            prefetch::<S>(p, F::HEAD * S::LANES);
+            prefetch::<S>(ask, p, F::HEAD * S::LANES);
             for b in 0..blocks {
-                prefetch::<S>(block, F::Codes::CODES * S::LANES);
+                prefetch::<S>(ask, block, F::Codes::CODES * S::LANES);
                 let codes = F::Codes::codes::<S>(block);
                 let scales = Scales::<S>::load::<F>(scales.add(b * F::SCALES * S::LANES));
                 add_block::<S, F, T>(&mut sums, &codes, &scales, x.map(|x| x.add(at)), b);

@@ -15,6 +15,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use builder::{Fill, Planned};
+use leveret_spec::{SplitMix64, mix};
 use safetensors::Dtype;
 use safetensors::tensor::View;
 
@@ -34,7 +35,7 @@ pub(crate) fn write(checkpoint: &Checkpoint, dir: &Path, seed: u64) -> Result<()
     let path = dir.join(weights);
     let tensors = checkpoint.tensors.iter().enumerate().map(|(i, tensor)| {
         // A stream of its own for each tensor, so that it does not depend on the others.
-        (tensor.name.as_str(), Random { tensor, state: mix(seed ^ mix(i as u64 + 1)) })
+        (tensor.name.as_str(), Random { tensor, seed: mix(seed ^ mix(i as u64 + 1)) })
     });
     safetensors::serialize_to_file(tensors, None, &path).with_context(|| path.display().to_string())
 }
@@ -42,7 +43,7 @@ pub(crate) fn write(checkpoint: &Checkpoint, dir: &Path, seed: u64) -> Result<()
 /// A tensor that is made when it is written.
 struct Random<'a> {
     tensor: &'a Planned,
-    state: u64,
+    seed: u64,
 }
 
 impl View for Random<'_> {
@@ -77,10 +78,9 @@ impl Random<'_> {
     /// Values of bf16, made of numbers even over -1 to 1.
     fn floats(&self, value: impl Fn(f32) -> f32) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.data_len() + 2);
-        let mut state = self.state;
+        let mut stream = SplitMix64::new(self.seed);
         while bytes.len() < self.data_len() {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let noise = mix(state);
+            let noise = stream.bits();
             for part in [noise as u32, (noise >> 32) as u32] {
                 let unit = part as f32 / (1u64 << 31) as f32 - 1.0;
                 // Cut to the upper half: which neighbour it is does not matter here.
@@ -94,13 +94,6 @@ impl Random<'_> {
 
 fn integers(count: usize, value: impl Fn(usize) -> usize) -> Vec<u8> {
     (0..count).flat_map(|i| (value(i) as i64).to_le_bytes()).collect()
-}
-
-/// Scrambles 64 bits (SplitMix64's finaliser).
-fn mix(x: u64) -> u64 {
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]

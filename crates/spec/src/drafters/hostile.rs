@@ -4,6 +4,7 @@
 
 use crate::draft::Draft;
 use crate::drafter::{Context, Drafter, Round};
+use crate::random::SplitMix64;
 
 /// Guesses from a hash of its seed and the length of the text.
 #[derive(Debug, Clone, Default)]
@@ -50,7 +51,7 @@ impl Drafter for HostileDrafter {
 
     fn propose(&mut self, context: &Context<'_>, rows: usize, draft: &mut Draft) {
         let text = context.tokens;
-        let mut dice = Dice(self.seed ^ text.len() as u64);
+        let mut dice = SplitMix64::new(self.seed ^ text.len() as u64);
         let harm = HARMS[dice.below(HARMS.len())];
         // Sure of itself for a whole draft, or all over the place.
         let sure = dice.below(3) > 0;
@@ -93,18 +94,4 @@ impl Drafter for HostileDrafter {
     }
 
     fn observe(&mut self, _: &Round<'_>) {}
-}
-
-/// Numbers that look random.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: usize) -> usize {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ z >> 31) % n.max(1) as u64) as usize
-    }
 }

@@ -7,15 +7,13 @@
 use std::f64::consts::LN_2;
 
 use super::elementary::ln;
+use crate::random::{STEP, mix};
 
 /// The noise of all tokens at one position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Noise {
     key: u64,
 }
-
-/// Odd, with no short pattern of bits: the golden ratio in 64 bits.
-const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Noise {
     /// Noise for the token at `position` of the text, counted from the first prompt token.
@@ -117,14 +115,6 @@ impl Draw {
             self.choice = Some(token);
         }
     }
-}
-
-/// Stafford's 13th variant of the MurmurHash3 finaliser, as in SplitMix64: a bijection in which
-/// every input bit flips about half of the output bits.
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
 }
 
 /// The upper 52 bits as a fraction in the middle of its cell, so that it is neither 0 nor 1.

@@ -194,10 +194,10 @@ impl Part {
         unsafe {
             let pair = self.panel.add(block / PAIR * pair_bytes::<F>());
             if block.is_multiple_of(PAIR) {
-                prefetch::<Avx512>(pair, PAIR * scales);
+                prefetch::<Avx512>(true, pair, PAIR * scales);
             }
             let p = pair.add(PAIR * scales + block % PAIR * codes);
-            prefetch::<Avx512>(p, codes);
+            prefetch::<Avx512>(true, p, codes);
             let zero = _mm512_set1_epi8(F::ZERO as i8);
             let out = out.as_mut_ptr().cast::<__m512i>();
             for (group, code) in F::Codes::codes::<Avx512>(p).into_iter().enumerate() {

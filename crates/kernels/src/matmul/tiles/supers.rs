@@ -142,12 +142,12 @@ unsafe fn add_rows<F: SuperFormat>(
 unsafe fn split<F: SuperFormat>(p: *const u8, out: &mut [[[u8; 1024]; STEPS]; 2]) {
     // SAFETY: the caller points at a whole super-block.
     unsafe {
-        prefetch::<Avx512>(p, F::HEAD * SIDE);
+        prefetch::<Avx512>(true, p, F::HEAD * SIDE);
         let (scales, codes) = (p.add(F::SCALES_AT * SIDE), p.add(F::HEAD * SIDE));
         for block in 0..SUPER_BLOCKS {
             let (p, codes) =
                 (scales.add(block * F::SCALES * SIDE), codes.add(block * F::Codes::CODES * SIDE));
-            prefetch::<Avx512>(codes, F::Codes::CODES * SIDE);
+            prefetch::<Avx512>(true, codes, F::Codes::CODES * SIDE);
             let codes = F::Codes::codes::<Avx512>(codes);
             let scales = if !F::SPLIT {
                 [Avx512::scales_u8(p); 2]

@@ -1,6 +1,6 @@
 //! From measured texts to figures of a category, with an interval that says how far to trust them.
 
-use leveret_spec::Stats;
+use leveret_spec::{SplitMix64, Stats};
 
 use crate::prompts::Prompt;
 
@@ -159,18 +159,10 @@ const RESAMPLES: usize = 2000;
 /// The middle 95% of the speed-up over sets of prompts drawn anew, with replacement, from those
 /// that were measured (Efron's percentile interval). The draws are always the same.
 fn interval(times: &[Times]) -> [f64; 2] {
-    let mut state = 0u64;
-    let mut below = |n: usize| {
-        // SplitMix64.
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((u128::from(z ^ z >> 31) * n as u128) >> 64) as usize
-    };
+    let mut stream = SplitMix64::new(0);
     let mut values: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
-            let drawn: Vec<Times> = times.iter().map(|_| times[below(times.len())]).collect();
+            let drawn: Vec<Times> = times.iter().map(|_| times[stream.below(times.len())]).collect();
             speedup(drawn.iter())
         })
         .collect();
