@@ -36,7 +36,8 @@ def speculation(path):
     drafters = list(dict.fromkeys(c["drafter"] for c in configs))
     titles = ["with a draft model" if d.startswith("auto+model:") and len(drafters) == 2 else d for d in drafters]
     lines = [f"{name(report['model'])}, times of plain decoding ({report['baseline']['tps']:.1f} tokens/s), with the 95% "
-             "interval over prompts, and the time of the slowest prompt in times of its plain decoding:", "",
+             "interval over prompts, and the time of the slowest prompt (of those with 100 tokens and more, if any have) in "
+             "times of its plain decoding:", "",
              "| prompts | " + " | ".join(titles) + " |", "|---|" + "---|" * len(drafters)]
     for category in dict.fromkeys(c["category"] for c in configs):
         rows = {c["drafter"]: c for c in configs if c["category"] == category}
@@ -79,7 +80,7 @@ def main():
         text += [f"{machine}:", "",
                  "| model | decode tokens/s | prefill of 512, tokens/s | t(4), ms | t(8), ms |", "|---|---|---|---|---|",
                  *(rows[known] for known in dict.fromkeys(NAMES.values()) if known in rows), ""]
-    text += ["Rows are separate runs, on a virtual machine whose host is busy at times: compare within a row only.", ""]
+    text += ["Rows are separate runs, on virtual machines whose hosts are busy at times: compare within a row only.", ""]
     for path in args.speculate:
         text += speculation(path)
     text += ["Made by `bench/peers.py`, `leveret bench speculate` and `bench/readme.py`; the reports are in `docs/bench`."]

