@@ -257,8 +257,7 @@ mod tests {
         pages.bytes_mut().iter_mut().enumerate().for_each(|(i, byte)| *byte = (i % 251) as u8);
         settle(&pages.mapping);
         let mut settling = Settling::default();
-        settling.earn(Duration::from_secs(1));
-        settling.spend();
+        settling.after(Duration::from_secs(1));
         // Other tests may be at it at the same time.
         while !settle_for(Duration::from_secs(1)) {}
         assert!(pages.bytes().iter().enumerate().all(|(i, &byte)| byte == (i % 251) as u8));

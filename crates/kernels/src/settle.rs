@@ -1,4 +1,4 @@
-//! Moves weights that got small pages at load to huge ones afterwards, a little between passes.
+//! Moves weights that got small pages at load to huge ones afterwards, a little after each pass.
 //!
 //! Not in the background: the system holds a lock of the whole process while it moves a page. A thread that has to wait
 //! for a processor meanwhile, because all of them compute, keeps every other one waiting that touches new memory.
@@ -59,17 +59,14 @@ pub struct Settling {
 }
 
 impl Settling {
-    /// Before a pass: spends what earlier ones left.
-    pub fn spend(&mut self) {
+    /// Spends its share of the `time` of a pass at the end of that pass: at the next one's, a narrow pass would seem to
+    /// take what is due to a wide one before it.
+    pub fn after(&mut self, time: Duration) {
+        self.credit = (self.credit + SHARE * time.as_secs_f64()).min(MOST);
         if self.credit > 0.0 && ANY.load(Relaxed) {
             let start = Instant::now();
             settle_for(Duration::from_secs_f64(self.credit));
             self.credit -= start.elapsed().as_secs_f64();
         }
-    }
-
-    /// After a pass that took `time`.
-    pub fn earn(&mut self, time: Duration) {
-        self.credit = (self.credit + SHARE * time.as_secs_f64()).min(MOST);
     }
 }

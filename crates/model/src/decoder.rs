@@ -266,7 +266,6 @@ impl Target for Model {
 
     fn forward(&mut self, mut passes: &mut [Pass<'_, Sequence>], taps: &[Tap]) -> Result<()> {
         self.check(passes, taps)?;
-        self.settling.spend();
         let start = Instant::now();
         self.work.plan(passes);
         if self.work.features.len() < taps.len() {
@@ -302,7 +301,7 @@ impl Target for Model {
                 None => pass.cache.set_pending((0..rows).map(|row| row.checked_sub(1))),
             }
         }
-        self.settling.earn(start.elapsed());
+        self.settling.after(start.elapsed());
         Ok(())
     }
 

@@ -22,7 +22,7 @@ mod stop;
 mod testing;
 pub mod verify;
 
-pub use control::{Control, CostCurve, measure};
+pub use control::{Control, CostCurve, Experience, measure};
 pub use draft::{Draft, Draws, Node};
 pub use drafter::{Context, Drafter, PassRows, Probe, Round, Worth};
 pub use error::{Error, Result};

@@ -10,7 +10,7 @@ mod request;
 
 use leveret_model::{Cache, LogitRows, Pass, Tap, Target};
 
-use crate::control::Controller;
+use crate::control::{Controller, Experience};
 use crate::draft::Draft;
 use crate::drafter::{Context, Drafter, Probe, Round};
 use crate::error::{Error, Result};
@@ -88,6 +88,14 @@ impl<T: Target> Session<T> {
     /// it is drawn from a pass over its last.
     pub fn resume(target: &T, request: Request, options: Options, cache: T::Cache) -> Result<Self> {
         Self::make(target, request, options, Some(cache))
+    }
+
+    /// Decides how far to guess with what an earlier session of the same model and drafter has learned. The text is
+    /// the same.
+    #[must_use]
+    pub fn with_experience(mut self, experience: Experience) -> Self {
+        self.control.remember(experience);
+        self
     }
 
     fn make(target: &T, request: Request, options: Options, cache: Option<T::Cache>) -> Result<Self> {

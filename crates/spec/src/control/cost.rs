@@ -61,10 +61,50 @@ impl CostCurve {
         near + (after(far, rows) - near).max(0.0) * share.max(0.0)
     }
 
-    /// What `rows` rows cost more than one, in times of one.
-    pub(crate) fn extra(&self, rows: usize, context: usize) -> f64 {
-        self.time(rows, context) / self.time(1, context) - 1.0
+    /// What `rows` rows cost more than one.
+    pub(crate) fn extra(&self, rows: usize, context: usize) -> Extra {
+        let one = self.time(1, context);
+        let time = |rows| self.time(rows, context) / one;
+        Extra { measured: time(rows) - 1.0, bared: bared(rows, time) }
     }
+}
+
+/// What rows cost more than one, in times of one.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Extra {
+    /// On the curve.
+    pub measured: f64,
+    /// On the curve of a machine with the same arithmetic and a memory that is [`FASTER`] times as fast. Where memory
+    /// is slow the first rows are free, and no factor on nothing makes something of it when it is fast again.
+    pub bared: f64,
+}
+
+const FASTER: f64 = 1.5;
+
+/// See [`Extra::bared`]. `time` is the curve in times of one row. A pass takes what memory or what arithmetic takes,
+/// whichever is longer (the roofline model; Williams, Waterman and Patterson 2009), rounded off where they are alike:
+/// the 4-norm of the two. Arithmetic that hides behind memory is taken to be on the line of that which does not.
+fn bared(rows: usize, time: impl Fn(usize) -> f64) -> f64 {
+    // Enough rows to be seen on any machine, and what is left to hide of those that are measured as free: more would
+    // be seen.
+    const SEEN: (usize, usize) = (8, 16);
+    const HIDDEN: f64 = 0.85;
+    const HIDDEN_OF_ONE: (f64, f64) = (0.1, 0.6);
+    let norm = |a: f64, b: f64| (a.powi(4) + b.powi(4)).sqrt().sqrt();
+    let line = |rows: usize| {
+        let slope = (time(SEEN.1) - time(SEEN.0)) / (SEEN.1 - SEEN.0) as f64;
+        time(SEEN.0) + slope * (rows as f64 - SEEN.0 as f64)
+    };
+    let one = line(1).clamp(HIDDEN_OF_ONE.0, HIDDEN_OF_ONE.1);
+    let arithmetic = match rows {
+        0 | 1 => one,
+        _ => {
+            let beside_memory = ((time(rows) * norm(1.0, one)).powi(4) - 1.0).max(0.0).sqrt().sqrt();
+            beside_memory.max(line(rows).min(HIDDEN))
+        }
+    };
+    let memory = 1.0 / FASTER;
+    (norm(memory, arithmetic) / norm(memory, one) - 1.0).max(0.0)
 }
 
 /// The time of each number of rows up to the last that was measured.
@@ -156,12 +196,30 @@ mod tests {
         }
     }
 
+    /// Three rows are free and others are not: arithmetic takes 0.2 a row, and were memory faster, more would be seen.
+    #[test]
+    fn a_faster_memory_bares_what_rows_cost() {
+        let time = |memory: f64, rows: usize| memory.max(0.4 + 0.2 * rows as f64);
+        let points: Vec<(usize, f64)> = (1..33).map(|rows| (rows, time(1.0, rows))).collect();
+        let curve = CostCurve::new(&points).unwrap();
+        let bared = |rows| curve.extra(rows, 0).bared;
+        let fast = |rows: usize| time(1.0 / FASTER, rows) * FASTER;
+        assert_eq!((bared(1), curve.extra(3, 0).measured), (0.0, 0.0));
+        for rows in [2, 3, 5, 8, 16, 32] {
+            let (found, truth) = (bared(rows), fast(rows) - 1.0);
+            assert!(((1.0 + found) / (1.0 + truth) - 1.0).abs() < 0.2, "{rows} rows: {found} for {truth}");
+            assert!(rows == 2 || bared(rows) > bared(rows - 1));
+        }
+        // Where nothing is seen of arithmetic there is nothing to bare.
+        assert!(CostCurve::new(&[(1, 1.0), (64, 1.001)]).unwrap().extra(8, 0).bared < 0.3);
+    }
+
     #[test]
     fn longer_texts_cost_more_in_proportion() {
         let near = [(1, 10.0), (2, 11.0)];
         let curve = CostCurve::by_context((100, &near), (1100, &[(1, 15.0), (2, 21.0)])).unwrap();
         assert_eq!([0, 100, 600, 2100].map(|context| curve.time(2, context)), [11.0, 11.0, 16.0, 31.0]);
-        assert!((curve.extra(2, 1100) - 0.4).abs() < 1e-12);
+        assert!((curve.extra(2, 1100).measured - 0.4).abs() < 1e-12);
         assert!(CostCurve::by_context((100, &near), (100, &near)).is_err());
         let text = serde_json::to_string(&curve).unwrap();
         assert_eq!(serde_json::from_str::<CostCurve>(&text).unwrap(), curve);

@@ -7,8 +7,10 @@ use leveret_model::{Cache, LogitRows, Pass, Target};
 use super::CostCurve;
 use crate::error::Result;
 
-/// Sizes of passes that are timed, those first that say most.
-const ROWS: [usize; 13] = [1, 8, 4, 16, 2, 12, 32, 6, 3, 24, 10, 5, 14];
+/// Sizes of passes that are timed, those first that say most. One row is what all others are compared with.
+const ROWS: [usize; 13] = [1, 8, 4, 16, 2, 12, 32, 6, 1, 3, 10, 5, 14];
+/// Wider passes are timed once: they take most of the time and vary little.
+const WIDE: usize = 16;
 /// Tokens of text before the first passes.
 const NEAR: usize = 16;
 /// Tokens of text that are worth a second curve.
@@ -22,7 +24,10 @@ const FAR_SHARE: f64 = 0.5;
 /// `budget`: at least one of each of the first few sizes. A second curve, for longer texts, is
 /// measured where the target is fast enough.
 ///
-/// The least of several times counts: whatever disturbs a pass makes it longer.
+/// The least of several times counts: whatever disturbs a pass makes it longer. And a time is no longer than that on a
+/// line between those of fewer and more rows: a pass takes what memory or what arithmetic takes, so that each row costs
+/// at least what the one before it did. Kernels have steps, but a curve that is too low for one is soon corrected, as
+/// passes of that size are made; one that is too high keeps them from being made.
 ///
 /// # Errors
 /// A pass that the target refuses, or no memory for its cache.
@@ -46,10 +51,26 @@ pub fn measure<T: Target>(target: &mut T, budget: Duration) -> Result<CostCurve>
         let far_context = bench.cache.len();
         let mut far = Vec::new();
         bench.times(target, &mut far, start, budget)?;
-        return CostCurve::by_context((near_context, &near), (far_context, &far));
+        return CostCurve::by_context((near_context, &below(&near)), (far_context, &below(&far)));
     }
     bench.times(target, &mut near, start, budget)?;
-    CostCurve::new(&near)
+    CostCurve::new(&below(&near))
+}
+
+/// The corners of the lower convex hull of times by ascending rows.
+fn below(times: &[(usize, f64)]) -> Vec<(usize, f64)> {
+    let slope = |a: (usize, f64), b: (usize, f64)| (b.1 - a.1) / (b.0 - a.0) as f64;
+    let mut hull: Vec<(usize, f64)> = Vec::new();
+    for &point in times {
+        while let [.., a, b] = hull[..] {
+            if slope(a, b) < slope(b, point) {
+                break;
+            }
+            hull.pop();
+        }
+        hull.push(point);
+    }
+    hull
 }
 
 struct Bench<C> {
@@ -103,9 +124,9 @@ impl<C: Cache> Bench<C> {
     ) -> Result<()> {
         const LEAST_SIZES: usize = 4;
         const MOST_TURNS: usize = 8;
-        for _ in 0..MOST_TURNS {
+        for turn in 0..MOST_TURNS {
             for rows in ROWS {
-                if self.cache.len() + rows > self.room {
+                if self.cache.len() + rows > self.room || (turn > 0 && rows > WIDE) {
                     continue;
                 }
                 if start.elapsed() >= until && best.len() >= LEAST_SIZES {
@@ -126,6 +147,18 @@ impl<C: Cache> Bench<C> {
 mod tests {
     use super::*;
     use crate::testing::HashTarget;
+
+    #[test]
+    fn a_disturbed_time_is_lowered() {
+        let times = [(1, 10.0), (2, 19.0), (3, 10.5), (4, 11.0), (6, 17.0), (8, 16.0), (16, 40.0)];
+        let curve = CostCurve::new(&below(&times)).unwrap();
+        assert_eq!(
+            [1, 2, 3, 4, 6, 8, 16].map(|m| curve.time(m, 0)),
+            [10.0, 10.25, 10.5, 11.0, 13.5, 16.0, 40.0]
+        );
+        assert_eq!(below(&[(1, 2.0), (4, 1.0)]), [(1, 2.0), (4, 1.0)]);
+        assert!(below(&[]).is_empty());
+    }
 
     #[test]
     fn measures_whatever_there_is_room_for() {

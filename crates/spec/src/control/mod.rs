@@ -1,7 +1,7 @@
 //! How far to guess: a price for every row, from what passes cost, what guesses are worth and how
 //! fast the text is being written. Nothing here can change a text.
 //!
-//! [`cost`] says what a pass over some rows takes and [`clock`] corrects that as passes are timed;
+//! [`cost`] says what a pass over some rows takes, [`clock`] and [`shape`] correct that as passes are timed;
 //! [`estimator`] says how likely a guess comes true; [`policy`] chooses rows by the two; [`parking`]
 //! stops drafts that lose, those that take time apart from the others.
 
@@ -11,6 +11,7 @@ mod estimator;
 mod measure;
 mod parking;
 mod policy;
+mod shape;
 
 use crate::draft::Draft;
 use crate::drafter::Worth;
@@ -31,15 +32,22 @@ const START: f64 = 8.0;
 /// small model, less than a step of a draft model.
 const SLOW: f64 = 0.2;
 
+/// What was learned while a text was written and holds for the next one of the same model, on the same machine, with
+/// the same drafter: how the machine departs from the cost curve of late, and what the drafter's chances are worth.
+#[derive(Debug, Clone, Default)]
+pub struct Experience {
+    clock: Clock,
+    estimator: Estimator,
+}
+
 /// Decides how much of each draft of one text is verified. Time is in passes of one row.
 #[derive(Debug)]
 pub(crate) struct Controller {
     policy: Control,
     curve: CostCurve,
-    clock: Clock,
-    /// Whether the clock is used. Without, decisions follow from text and curve alone.
+    /// Whether the clock is used. Without, decisions follow from texts and curve alone.
     timed: bool,
-    estimator: Estimator,
+    known: Experience,
     /// Brakes of drafts that took no time and of those that did: the one shall not stop the other.
     parking: [Parking; 2],
     /// Whether the draft of this round took time.
@@ -75,9 +83,8 @@ impl Controller {
         Self {
             policy,
             curve,
-            clock: Clock::default(),
             timed,
-            estimator: Estimator::default(),
+            known: Experience::default(),
             parking: [Parking::default(), Parking::of_slow()],
             slow: false,
             tokens: START,
@@ -91,6 +98,16 @@ impl Controller {
         }
     }
 
+    /// What was learned so far.
+    pub(crate) fn experience(&self) -> &Experience {
+        &self.known
+    }
+
+    /// Goes on from what was learned before, in place of what has been learned so far.
+    pub(crate) fn remember(&mut self, experience: Experience) {
+        self.known = experience;
+    }
+
     /// Tokens in the time of a one-row pass, of late; never less than plain decoding's 1.
     fn lambda(&self) -> f64 {
         (self.tokens / self.time).max(1.0)
@@ -98,12 +115,12 @@ impl Controller {
 
     /// What `rows` rows cost more than one, after `context` tokens.
     fn extra(&self, rows: usize, context: usize) -> f64 {
-        self.clock.stretch() * self.curve.extra(rows, context)
+        self.known.clock.extra(self.curve.extra(rows, context), rows)
     }
 
     /// Seconds of a one-row pass; 0 while unknown.
     fn pass_seconds(&self, context: usize) -> f64 {
-        if self.timed { self.clock.level() * self.growth(context) } else { 0.0 }
+        if self.timed { self.known.clock.level() * self.growth(context) } else { 0.0 }
     }
 
     /// Time of a one-row pass, in times of one at the start of a text.
@@ -113,7 +130,7 @@ impl Controller {
 
     /// Seconds of a one-row pass at the start of a text, as of late; `None` before enough passes were timed.
     pub(crate) fn level(&self) -> Option<f64> {
-        (self.timed && self.clock.knows()).then(|| self.clock.level())
+        (self.timed && self.known.clock.knows()).then(|| self.known.clock.level())
     }
 
     /// What time is worth to a drafter after `context` tokens.
@@ -181,7 +198,7 @@ impl Controller {
 
     fn choose(&mut self, draft: &mut Draft, base: usize, context: usize) {
         if self.policy.counts_costs() {
-            self.estimator.rescore(draft);
+            self.known.estimator.rescore(draft);
         }
         let policy = self.policy;
         draft.retain_given(|node, above| policy.allows(node, above));
@@ -193,7 +210,7 @@ impl Controller {
         let chances = self.order.iter().map(|&i| nodes[i].chance);
         let idle = self.extra(base, context);
         let cost = |n: usize| 1.0 + self.extra(base + n, context) - idle + self.drafting;
-        let size = policy.size(chances, self.lambda(), cost);
+        let size = policy.size(chances, cost);
         self.chosen.clear();
         self.chosen.resize(nodes.len(), false);
         for &node in &self.order[..size] {
@@ -206,13 +223,13 @@ impl Controller {
     /// the tokens `new`.
     pub(crate) fn record(&mut self, rows: usize, context: usize, seconds: f64, new: &[u32]) {
         if self.timed {
-            self.clock.record(self.curve.extra(rows, context), seconds / self.growth(context));
+            self.known.clock.record(self.curve.extra(rows, context), rows, seconds / self.growth(context));
         }
         let extra = self.extra(rows, context);
         let cost = extra + self.drafting;
         self.tokens += new.len() as f64 - self.tokens / MEMORY;
         self.time += 1.0 + cost - self.time / MEMORY;
-        self.estimator.learn(&self.offered, None, new);
+        self.known.estimator.learn(&self.offered, None, new);
         // The next round may go without a draft.
         self.offered.clear();
         self.drafting = 0.0;
@@ -278,7 +295,7 @@ mod tests {
             price.record(rows, 10, 0.07 * (1.0 + 0.4 * (rows - 1) as f64), &[1]);
             price.parking = Default::default();
         }
-        assert!((price.extra(9, 10) - 3.2).abs() < 0.3, "{}", price.extra(9, 10));
+        assert!((price.extra(9, 10) / 3.2 - 1.0).abs() < 0.3, "{}", price.extra(9, 10));
         assert_eq!(kept(&mut price, &[0.9, 0.7, 0.3]), 2);
     }
 

@@ -8,23 +8,19 @@ use crate::draft::Node;
 /// How it is decided how much of a draft is verified. The text form is that of the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Control {
-    /// What its chance of acceptance is worth at the present speed must pay for a row: speed is tokens over seconds,
-    /// and a row that gains more of the one than the other costs at the going rate raises it (a renewal-reward
-    /// argument; Dinkelbach 1967). Stretches of a text differ in what can be guessed, and each has to be written in
-    /// any case, so the going rate is mostly that of the round itself.
+    /// What its chance of acceptance is worth must pay for a row: speed is tokens over seconds, and a row that gains
+    /// more of the one than the other costs at the going rate raises it (a renewal-reward argument; Dinkelbach 1967).
+    /// Stretches of a text differ in what can be guessed, and each has to be written in any case, so the going rate is
+    /// that of the round itself. Where guesses have lost of late, none are made but for rare probes.
     #[default]
     Price,
     /// As many rows as this in every round, if so many are offered.
     Fixed(usize),
     /// As deep as every token has at least this chance, given what precedes it.
     PMin(f32),
-    /// The size with the most expected tokens for the expected time of this round alone.
+    /// The same, without a pause where guesses have lost.
     Ratio,
 }
-
-/// Passes of one row at the speed of late that a round is judged with. On recorded texts of four models 0 to 1 do
-/// alike; only the speed of late, which is a large number of them, lost 1 to 2%.
-const LATE: f64 = 0.5;
 
 impl FromStr for Control {
     type Err = String;
@@ -57,9 +53,8 @@ impl fmt::Display for Control {
 }
 
 impl Control {
-    /// How many of the likeliest nodes to keep, given their chances in falling order. `lambda` is
-    /// the present speed in tokens per one-row pass, `cost(n)` the time of a pass with `n` nodes in
-    /// one-row passes.
+    /// How many of the likeliest nodes to keep, given their chances in falling order. `cost(n)` is the time of a pass
+    /// with `n` nodes in one-row passes.
     ///
     /// For each size the best nodes are those of the greatest chance, and since a node is never
     /// more likely than its parent they form a tree. So one walk down that order finds the best
@@ -67,23 +62,20 @@ impl Control {
     pub(super) fn size(
         self,
         chances: impl ExactSizeIterator<Item = f32>,
-        lambda: f64,
         cost: impl Fn(usize) -> f64,
     ) -> usize {
         let all = chances.len();
-        let late = if self == Self::Price { LATE } else { 0.0 };
-        let value = |hope: f64, time: f64| (late * lambda + 1.0 + hope) / (late + time);
         match self {
             Self::Fixed(rows) => return rows.min(all),
             Self::PMin(_) => return all,
             Self::Price | Self::Ratio => {}
         }
-        let (mut hope, mut best, mut size) = (0.0, value(0.0, cost(0)), 0);
+        let (mut hope, mut best, mut size) = (0.0, 1.0 / cost(0), 0);
         for (i, chance) in chances.enumerate() {
             hope += f64::from(chance);
-            let gain = value(hope, cost(i + 1));
-            if gain > best {
-                (best, size) = (gain, i + 1);
+            let speed = (1.0 + hope) / cost(i + 1);
+            if speed > best {
+                (best, size) = (speed, i + 1);
             }
         }
         size
@@ -120,18 +112,16 @@ mod tests {
     #[test]
     fn each_rule_has_its_size() {
         let chances = [0.9f32, 0.5, 0.26, 0.24, 0.1];
-        let size = |control: Control, lambda| {
-            control.size(chances.iter().copied(), lambda, |n| 1.0 + 0.25 * n as f64)
-        };
-        assert_eq!([1.0, 2.0, 9.0].map(|lambda| size(Control::Price, lambda)), [2, 2, 0]);
-        assert_eq!(size(Control::Ratio, 9.0), 2, "2.4 / 1.5 beats 1.9 / 1.25 and 2.66 / 1.75");
-        assert_eq!((size(Control::Fixed(4), 9.0), size(Control::Fixed(9), 9.0)), (4, 5));
+        let size = |control: Control| control.size(chances.iter().copied(), |n| 1.0 + 0.25 * n as f64);
+        let two = [Control::Price, Control::Ratio].map(size);
+        assert_eq!(two, [2, 2], "2.4 / 1.5 beats 1.9 / 1.25 and 2.66 / 1.75");
+        assert_eq!((size(Control::Fixed(4)), size(Control::Fixed(9))), (4, 5));
     }
 
     #[test]
     fn a_step_of_the_cost_is_climbed_when_what_lies_behind_pays() {
         let chances: Vec<f32> = (1..8).map(|depth| 0.9f32.powi(depth)).collect();
-        let size = Control::Price.size(chances.into_iter(), 1.0, |n| if n == 0 { 1.0 } else { 2.0 });
+        let size = Control::Price.size(chances.into_iter(), |n| if n == 0 { 1.0 } else { 2.0 });
         assert_eq!(size, 7);
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use leveret_model::Target;
 
 use super::{FinishReason, Session};
+use crate::control::Experience;
 use crate::draft::Draft;
 use crate::sampler::TokenLogprobs;
 use crate::stats::Stats;
@@ -59,6 +60,11 @@ impl<T: Target> Session<T> {
     /// Seconds of a one-row pass at the start of a text, as passes were timed of late; `None` before there were enough.
     pub fn pass_seconds(&self) -> Option<f64> {
         self.control.level()
+    }
+
+    /// What was learned of machine and drafter so far: see [`with_experience`](Self::with_experience).
+    pub fn experience(&self) -> &Experience {
+        self.control.experience()
     }
 
     /// Which drafter has stopped guessing, and why, if something went wrong with one. The text is the same.

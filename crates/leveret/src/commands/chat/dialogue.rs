@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::{Context, Result, bail};
 use leveret_model::{Cache, Model, Target};
-use leveret_spec::{Detokenizer, Options, Request, SamplingParams, Session, Step};
+use leveret_spec::{Detokenizer, Experience, Options, Request, SamplingParams, Session, Step};
 use serde_json::Value;
 
 use crate::control::Costs;
@@ -25,6 +25,8 @@ pub(super) struct Dialogue<'a> {
     /// Everything said so far, the system message not among it.
     messages: Vec<Value>,
     memory: Option<Memory>,
+    /// Of machine and drafter, from the answers so far.
+    experience: Experience,
 }
 
 /// Turns are forgotten to leave at least one part in this many of the context to an answer.
@@ -45,7 +47,17 @@ impl<'a> Dialogue<'a> {
         system: Option<String>,
         costs: Option<Costs>,
     ) -> Self {
-        Self { loaded, drafters, params, options, costs, system, messages: Vec::new(), memory: None }
+        Self {
+            loaded,
+            drafters,
+            params,
+            options,
+            costs,
+            system,
+            messages: Vec::new(),
+            memory: None,
+            experience: Experience::default(),
+        }
     }
 
     /// Forgets what was said.
@@ -117,6 +129,7 @@ impl<'a> Dialogue<'a> {
             told += ", stopped";
         }
         self.drafters.remember(session.output());
+        self.experience = session.experience().clone();
         if let Some(costs) = &self.costs {
             costs.review(&self.options.cost, session.pass_seconds());
         }
@@ -137,7 +150,8 @@ impl<'a> Dialogue<'a> {
         let read = ids.len() - cache.len();
         let text = Some(self.loaded.words.detokenizer());
         let request = Request { prompt: ids, params: self.params.clone(), drafter, text };
-        let session = Session::resume(&self.loaded.model, request, self.options.clone(), cache)?;
+        let session = Session::resume(&self.loaded.model, request, self.options.clone(), cache)?
+            .with_experience(self.experience.clone());
         if forgotten > 0 {
             tell!("the conversation has outgrown the context; its oldest {forgotten} messages are forgotten");
             self.messages.drain(..forgotten);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use leveret_model::{Model, Sequence};
-use leveret_spec::{FinishReason, Options, Request, SamplingParams, Session, Stats};
+use leveret_spec::{Experience, FinishReason, Options, Request, SamplingParams, Session, Stats};
 use serde_json::{Value, json};
 
 use super::Setup;
@@ -50,6 +50,8 @@ impl Plan<'_> {
 pub(super) struct Desk<'a> {
     loaded: &'a mut Loaded,
     plan: &'a Plan<'a>,
+    /// What each setup has learned from its own texts.
+    experience: BTreeMap<usize, Experience>,
     /// Token ids of every turn so far, one JSON object a line.
     pub(super) ids: String,
     /// Why drafters have stopped guessing.
@@ -80,7 +82,7 @@ impl Written {
 
 impl<'a> Desk<'a> {
     pub(super) fn new(loaded: &'a mut Loaded, plan: &'a Plan<'a>) -> Self {
-        Self { loaded, plan, ids: String::new(), troubles: BTreeSet::new() }
+        Self { loaded, plan, experience: BTreeMap::new(), ids: String::new(), troubles: BTreeSet::new() }
     }
 
     /// Writes one prompt under every setup; a sample for each. Turns that do not fit the context
@@ -164,6 +166,7 @@ impl<'a> Desk<'a> {
                         known.equal = equal;
                     }
                 }
+                self.experience.extend(ways[k].map(|setup| (setup, text.experience().clone())));
                 self.troubles.extend(text.trouble().map(str::to_owned));
             }
             steps.add(texts.len() as u64);
@@ -197,6 +200,7 @@ impl<'a> Desk<'a> {
         read: Option<&Sequence>,
     ) -> Result<Session<Model>> {
         let plan = self.plan;
+        let experience = setup.and_then(|i| self.experience.get(&i)).cloned().unwrap_or_default();
         let setup = setup.map(|i| &plan.setups[i]);
         let drafter = match setup {
             None => None,
@@ -223,7 +227,8 @@ impl<'a> Desk<'a> {
         let mut session = match read.filter(|_| !sees_all) {
             Some(read) => Session::resume(model, request, options, read.fork()?)?,
             None => Session::new(model, request, options)?,
-        };
+        }
+        .with_experience(experience);
         self.read_prompt(&mut session)?;
         Ok(session)
     }
