@@ -12,7 +12,7 @@ const DEPTHS: usize = 8;
 /// What is expected of a drafter before it is known: that it is a little too sure of itself.
 const SLOPE: f32 = 0.9;
 const INTERCEPT: f32 = -0.1;
-const LEARNING: Learning = Learning { least: 0.002, keep: 0.995, worth: 16.0 };
+const LEARNING: Learning = Learning { least: 0.002, keep: 0.998, worth: 16.0 };
 
 /// One model for each source of guesses.
 #[derive(Debug, Clone, Default)]
