@@ -325,6 +325,21 @@ mod tests {
         assert!(price.offered.is_empty(), "what was said once does not count twice");
     }
 
+    #[test]
+    fn the_next_text_goes_on_from_what_was_learned() {
+        let curve = [(1, 1.0), (17, 5.0)];
+        let (mut first, mut next) = (controller(&curve), controller(&curve));
+        for i in 0..200 {
+            first.cut(&mut chain(&[0.8]), 1, 10, 0.0);
+            let rows = 1 + i % 4;
+            first.record(rows, 10, 0.01 * rows as f64, &[77]);
+        }
+        assert!((kept(&mut next, &[0.8]), next.extra(4, 10)) == (1, 0.75));
+        next.remember(first.experience().clone());
+        assert_eq!(kept(&mut next, &[0.8]), 0);
+        assert!((next.extra(4, 10) / 3.0 - 1.0).abs() < 0.3, "{}", next.extra(4, 10));
+    }
+
     /// While parked, what would have been gained ends the pause.
     #[test]
     fn a_drafter_that_is_right_again_is_heard() {
