@@ -9,7 +9,7 @@ use crate::error::Result;
 
 /// Sizes of passes that are timed, those first that say most. One row is what all others are compared with.
 const ROWS: [usize; 13] = [1, 8, 4, 16, 2, 12, 32, 6, 1, 3, 10, 5, 14];
-/// Wider passes are timed once: they take most of the time and vary little.
+/// Wider passes are timed in the first turn alone: they take most of the time and vary little.
 const WIDE: usize = 16;
 /// Tokens of text before the first passes.
 const NEAR: usize = 16;
