@@ -9,12 +9,12 @@ use super::cost::Extra;
 use super::shape::Shape;
 
 /// Least squares, with fading memory, of the seconds of passes over what the curve says that they, and those before
-/// them, cost more than one row, and over what they would cost were memory faster. Only ratios to the level are used,
-/// so the curve's unit does not matter.
+/// them, cost more than one row, and over what they would cost besides were memory faster. Only ratios to the level are
+/// used, so the curve's unit does not matter.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Clock {
-    /// Faded sums over passes of the products of any two of: 1, what the curve says of the pass, what it says of it
-    /// for a faster memory, what passes before it have left to it, its seconds.
+    /// Faded sums over passes of the products of any two of: 1, what the curve says of the pass, what a faster memory
+    /// bares of it, what passes before it have left to it, its seconds.
     sums: [[f64; 5]; 5],
     /// What the passes so far leave to the next one.
     wake: f64,
@@ -37,8 +37,8 @@ struct Fit {
 const KEEP: f64 = 0.97;
 /// For each of slope, bared and after: the spread of what it is a factor of, summed over passes, at which
 /// measurements count as much as the curve, which says that the first is the level and the others are nothing. For
-/// the first it is about that of one pass of 1 row and one of 7.
-const TRUST: [f64; 3] = [0.3, 0.1, 0.3];
+/// the first it is about that of one pass of 1 row and one of 5.
+const TRUST: [f64; 3] = [0.1, 0.1, 0.3];
 /// What a pass leaves to the next one of its own and of what it was left.
 const LINGER: f64 = 0.6;
 /// Bounds of the correction.

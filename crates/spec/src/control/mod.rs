@@ -295,7 +295,7 @@ mod tests {
             price.record(rows, 10, 0.07 * (1.0 + 0.4 * (rows - 1) as f64), &[1]);
             price.parking = Default::default();
         }
-        assert!((price.extra(9, 10) / 3.2 - 1.0).abs() < 0.3, "{}", price.extra(9, 10));
+        assert!((price.extra(9, 10) - 3.2).abs() < 0.3, "{}", price.extra(9, 10));
         assert_eq!(kept(&mut price, &[0.9, 0.7, 0.3]), 2);
     }
 

@@ -2,8 +2,7 @@
 //! its end are those of plain decoding, for any sampling parameters.
 
 use super::*;
-use crate::control::Control;
-use crate::control::CostCurve;
+use crate::control::{Control, CostCurve, Experience};
 use crate::drafters::{
     Composite, HostileDrafter, MaskDrafter, PredictionDrafter, RecycleDrafter, Store, StoreDrafter,
     SuffixDrafter,
@@ -39,9 +38,22 @@ fn write(
     options: &Options,
     drafter: Option<Box<dyn Drafter>>,
 ) -> (Outcome, Stats) {
+    write_after(&mut Experience::default(), target, prompt, params, options, drafter)
+}
+
+/// As [`write`], going on from what was learned before and adding to it.
+fn write_after(
+    known: &mut Experience,
+    target: &mut HashTarget,
+    prompt: &[u32],
+    params: &SamplingParams,
+    options: &Options,
+    drafter: Option<Box<dyn Drafter>>,
+) -> (Outcome, Stats) {
     let request =
         Request { prompt: prompt.to_vec(), params: params.clone(), drafter, text: Some(Box::new(letters)) };
-    let mut session = Session::new(target, request, options.clone()).unwrap();
+    let session = Session::new(target, request, options.clone()).unwrap();
+    let mut session = session.with_experience(known.clone());
     let (mut ids, mut text, mut logprobs) = (Vec::new(), String::new(), Vec::new());
     let finish = loop {
         let step = session.step(target).unwrap();
@@ -54,6 +66,7 @@ fn write(
     };
     assert!(session.step(target).unwrap().tokens.is_empty());
     assert_eq!((session.output(), session.text()), (&ids[..], &text[..]));
+    known.clone_from(session.experience());
     (Outcome { ids, text, logprobs, finish }, session.stats().clone())
 }
 
@@ -111,6 +124,7 @@ proptest! {
         end_tokens in proptest::collection::vec(0u32..VOCAB as u32, 0..2),
         steep in any::<bool>(),
         follow_clock in any::<bool>(),
+        keeps in any::<bool>(),
         seed in any::<u64>(),
         control in prop_oneof![
             Just(Control::Price),
@@ -129,9 +143,14 @@ proptest! {
         prop_assert!(prompt.len() + plain.ids.len() <= context.min(120));
         prop_assert!(params.stop.iter().all(|s| !plain.text.contains(s)));
 
+        // What was learned of one drafter misleads about the next.
+        let mut known = Experience::default();
         for drafter in drafters(&prompt, &plain.ids, &options.end_tokens, seed) {
             let name = drafter.name().to_owned();
-            let (found, stats) = write(&mut target, &prompt, &params, &options, Some(drafter));
+            let (found, stats) = write_after(&mut known, &mut target, &prompt, &params, &options, Some(drafter));
+            if !keeps {
+                known = Experience::default();
+            }
             prop_assert_eq!(&found, &plain, "{}", name);
             prop_assert!(stats.accepted <= stats.drafted && stats.tokens == plain.ids.len());
         }
