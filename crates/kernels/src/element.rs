@@ -19,14 +19,15 @@ pub enum ElementType {
     Q5K,
     Q6K,
     Iq4Nl,
+    Iq4Xs,
     Mxfp4,
 }
 
 impl ElementType {
     /// Every supported type.
-    pub const ALL: [ElementType; 15] = {
+    pub const ALL: [ElementType; 16] = {
         use ElementType::*;
-        [F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, Iq4Nl, Mxfp4]
+        [F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, Iq4Nl, Iq4Xs, Mxfp4]
     };
 
     /// The name that GGUF tools print, e.g. `Q4_K`.
@@ -47,6 +48,7 @@ impl ElementType {
             Q5K => "Q5_K",
             Q6K => "Q6_K",
             Iq4Nl => "IQ4_NL",
+            Iq4Xs => "IQ4_XS",
             Mxfp4 => "MXFP4",
         }
     }
@@ -57,7 +59,7 @@ impl ElementType {
         match self {
             F32 | F16 | BF16 => 1,
             Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Iq4Nl | Mxfp4 => 32,
-            Q2K | Q3K | Q4K | Q5K | Q6K => 256,
+            Q2K | Q3K | Q4K | Q5K | Q6K | Iq4Xs => 256,
         }
     }
 
@@ -77,6 +79,7 @@ impl ElementType {
             Q4K => 144,
             Q5K => 176,
             Q6K => 210,
+            Iq4Xs => 136,
             Mxfp4 => 17,
         }
     }

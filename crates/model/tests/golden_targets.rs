@@ -35,15 +35,10 @@ fn compare_all(options: LoadOptions, closeness: Closeness, skip: impl Fn(&str) -
     faults
 }
 
-/// Kinds of checkpoint that this engine does not have.
-fn unsupported(name: &str) -> bool {
-    name.contains("iq4_xs")
-}
-
 #[test]
 fn float_arithmetic_is_exact() {
     let options = LoadOptions { threads: 2, kv: KvType::F32, precision: Precision::Float, context: None };
-    let faults = compare_all(options, Closeness::Exact, unsupported);
+    let faults = compare_all(options, Closeness::Exact, |_| false);
     assert!(faults.is_empty(), "{faults}");
 }
 
@@ -51,6 +46,6 @@ fn float_arithmetic_is_exact() {
 fn default_arithmetic_is_close() {
     let options = LoadOptions { threads: 2, ..LoadOptions::default() };
     // Rounded activations may send a row of a tiny random mixture to other experts.
-    let faults = compare_all(options, Closeness::Rounded, |name| unsupported(name) || name.contains("mxfp4"));
+    let faults = compare_all(options, Closeness::Rounded, |name| name.contains("mxfp4"));
     assert!(faults.is_empty(), "{faults}");
 }

@@ -280,7 +280,7 @@ pub(crate) const E2M1: [u8; 16] = raised(&codebook::E2M1_DOUBLED, T::Mxfp4);
 /// unsigned codes.
 pub(crate) const fn zero(ty: T) -> i32 {
     match (ty, quant::packing(ty)) {
-        (T::Iq4Nl, _) => 128,
+        (T::Iq4Nl | T::Iq4Xs, _) => 128,
         (T::Mxfp4, _) => 16,
         (_, Some(packing)) => packing.offset as i32,
         (_, None) => 0,
@@ -351,3 +351,4 @@ pub(crate) type Q3K = Super<U3, true, true, { zero(T::Q3K) }>;
 pub(crate) type Q4K = Super<U4, false, false, { zero(T::Q4K) }>;
 pub(crate) type Q5K = Super<U5, false, false, { zero(T::Q5K) }>;
 pub(crate) type Q6K = Super<U6, true, true, { zero(T::Q6K) }>;
+pub(crate) type Iq4Xs = Super<Nl4, false, true, { zero(T::Iq4Xs) }>;

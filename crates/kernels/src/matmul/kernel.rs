@@ -7,13 +7,19 @@ use super::format::{CodeForm, Format, GROUPS, PAIR};
 use crate::activations::Block;
 use crate::simd::{Simd, each_row};
 
+/// What a code stands above its weight as it is multiplied, if it stands `zero` above it as it is stored.
+#[inline(always)]
+pub(super) const fn above<S: Simd, C: CodeForm>(zero: i32) -> i32 {
+    if C::BITS == 8 { zero - (128 - S::EIGHT_BIT_BIAS) } else { zero }
+}
+
 /// The sum to start a dot product with activations: what the codes stand above their weights is taken back.
 #[inline(always)]
 unsafe fn start<S: Simd, F: Format>(x: &Block) -> S::I {
     let [times_8, times_16, times_128] = x.minus;
     // SAFETY: the caller guarantees the instruction set.
     unsafe {
-        match if F::Codes::BITS == 8 { F::ZERO - (128 - S::EIGHT_BIT_BIAS) } else { F::ZERO } {
+        match above::<S, F::Codes>(F::ZERO) {
             8 => S::i_splat(times_8),
             16 => S::i_splat(times_16),
             128 => S::i_splat(times_128),

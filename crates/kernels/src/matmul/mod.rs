@@ -217,6 +217,7 @@ fn run_panels(work: &Work<'_>, panels: Range<usize>, tiles: bool) {
         T::Q4K => in_supers::<f::Q4K>(work, panels, tiles),
         T::Q5K => in_supers::<f::Q5K>(work, panels, tiles),
         T::Q6K => in_supers::<f::Q6K>(work, panels, tiles),
+        T::Iq4Xs => in_supers::<f::Iq4Xs>(work, panels, tiles),
     }
 }
 

@@ -48,6 +48,7 @@ impl Layout {
             T::Q5K => of_super::<format::Q5K>(lanes),
             T::Q6K => of_super::<format::Q6K>(lanes),
             T::Iq4Nl => of::<format::Iq4Nl>(lanes),
+            T::Iq4Xs => of_super::<format::Iq4Xs>(lanes),
             T::Mxfp4 => of::<format::Mxfp4>(lanes),
             // Floats: one k of all rows is a head without blocks.
             T::F32 => Layout { lanes, blocks: 0, head: 4 * lanes, scales_at: 0, scales: 0, codes: 0 },
@@ -247,6 +248,7 @@ unsafe fn pack_block<S: Simd>(ty: ElementType, b: &Block<S>) {
             T::Q6K => pack_q6_k(b),
             T::Q2K => pack_q2_k(b),
             T::Q3K => pack_q3_k(b),
+            T::Iq4Xs => pack_iq4_xs(b),
             T::F32 | T::F16 | T::BF16 => {}
         }
     }
@@ -426,13 +428,45 @@ unsafe fn pack_q3_k<S: Simd>(b: &Block<S>) {
             S::b_or_bits::<2>(S::b_high(y), tops, 0x30),
         ];
         for (i, scales) in scales.into_iter().enumerate() {
-            // Six bits, less 32: the highest is the other way round, and the sign.
-            let flipped = S::b_flip(scales, 0x20);
-            let signed = S::b_or_bits::<-2>(S::b_or_bits::<-1>(flipped, flipped, 0x40), flipped, 0x80);
-            b.put(b.scales, i, S::b_by_halves(signed));
+            b.put(b.scales, i, S::b_by_halves(less_32::<S>(scales)));
         }
         bit_pairs(b, 32);
         high_bits(b, 0, 2);
+    }
+}
+
+/// Six bits, less 32: the highest is the other way round, and the sign.
+#[inline(always)]
+unsafe fn less_32<S: Simd>(v: S::B) -> S::B {
+    // SAFETY: lane arithmetic.
+    unsafe {
+        let v = S::b_flip(v, 0x20);
+        S::b_or_bits::<-2>(S::b_or_bits::<-1>(v, v, 0x40), v, 0x80)
+    }
+}
+
+/// d, upper two bits of 8 scales, their low nibbles, and for each block 16 bytes of nibbles, which are just what the
+/// panel wants.
+#[inline(always)]
+unsafe fn pack_iq4_xs<S: Simd>(b: &Block<S>) {
+    // SAFETY: these places are in the caller's block, and its packed head has two vectors of scales.
+    unsafe {
+        b.scale(b.head, 0);
+        let [tops, nibbles, ..] = b.words(0);
+        // Byte i of both is to have what belongs to scales i and i + 4: as of [`fifth_bits`], numbers of nibbles, and
+        // of pairs of bits, have their digits exchanged. Pairs, the upper half of their word, become high nibbles.
+        let nibbles = S::b_swap::<4>(S::b_swap::<8>(nibbles, 0x0000_ff00), 0x00f0_00f0);
+        let tops = S::b_swap::<6>(S::b_swap::<12>(tops, 0x0000_f0f0), 0x00cc_00cc);
+        let scales = [
+            S::b_or_bits::<0>(S::b_low(nibbles), tops, 0x30),
+            S::b_or_bits::<2>(S::b_high(nibbles), tops, 0x30),
+        ];
+        for (i, scales) in scales.into_iter().enumerate() {
+            b.put(b.scales, i, S::b_by_bytes(less_32::<S>(scales)));
+        }
+        for block in 0..SUPER_BLOCKS {
+            b.codes(block, 0, b.words(8 + 16 * block));
+        }
     }
 }
 

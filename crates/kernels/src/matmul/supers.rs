@@ -6,7 +6,7 @@
 //! depends on the format alone, never on the tile, nor on which unit made the integers.
 
 use super::format::{CodeForm, GROUPS, SUPER_BLOCKS, SuperFormat};
-use super::kernel::{asks, prefetch};
+use super::kernel::{above, asks, prefetch};
 use crate::activations::SuperBlock;
 use crate::simd::{Simd, each_row};
 
@@ -49,25 +49,28 @@ pub(super) unsafe fn tile<S: Simd, F: SuperFormat, const T: usize>(
 }
 
 /// Scales of a block.
-struct Scales<S: Simd> {
+pub(super) struct Scales<S: Simd> {
     /// For the first and the second half.
-    scale: [S::I; 2],
+    pub(super) scale: [S::I; 2],
     /// Both as pairs, times what codes stand too high.
     zero: S::I,
 }
 
 impl<S: Simd> Scales<S> {
     #[inline(always)]
-    unsafe fn load<F: SuperFormat>(p: *const u8) -> Self {
+    pub(super) unsafe fn load<F: SuperFormat>(p: *const u8) -> Self {
         // SAFETY: the caller points at the scales of a block.
         unsafe {
-            if !F::SPLIT {
-                return Self { scale: [S::scales_u8(p); 2], zero: S::i_zero() };
-            }
-            let pairs = if F::SIGNED { S::pairs_i8(p.cast()) } else { S::pairs_u8(p) };
-            let zero = match F::ZERO {
+            let pairs = match (F::SPLIT, F::SIGNED) {
+                (false, false) => return Self { scale: [S::scales_u8(p); 2], zero: S::i_zero() },
+                (false, true) => S::twins_i8(p.cast()),
+                (true, false) => S::pairs_u8(p),
+                (true, true) => S::pairs_i8(p.cast()),
+            };
+            let zero = match above::<S, F::Codes>(F::ZERO) {
                 4 => S::pairs_shl::<2>(pairs),
                 32 => S::pairs_shl::<5>(pairs),
+                128 => S::pairs_shl::<7>(pairs),
                 _ => pairs,
             };
             Self { scale: S::scales_of_pairs(pairs), zero }
@@ -87,8 +90,8 @@ unsafe fn add_block<S: Simd, F: SuperFormat, const T: usize>(
     // SAFETY: a super-block of activations holds block `b`.
     unsafe {
         let q = x.map(|x| (*x).q.as_ptr().add(32 * b));
+        let [first, second] = scales.scale;
         if F::SPLIT {
-            let [first, second] = scales.scale;
             match F::Codes::BITS {
                 0..=5 => {
                     S::dot_scaled_rows::<5, 0, 4, T>(sums, codes, q, first);
@@ -99,16 +102,17 @@ unsafe fn add_block<S: Simd, F: SuperFormat, const T: usize>(
                     S::dot_scaled_rows::<6, 4, 8, T>(sums, codes, q, second);
                 }
             }
-            if F::ZERO != 0 {
-                each_row!(T, |t| sums[t] =
-                    S::dot_pairs(sums[t], scales.zero, (*x[t]).minus_16.as_ptr().add(2 * b)));
+        } else {
+            match F::Codes::BITS {
+                0..=4 => S::dot_scaled_rows::<4, 0, 8, T>(sums, codes, q, first),
+                5 => S::dot_scaled_rows::<5, 0, 8, T>(sums, codes, q, first),
+                6 => S::dot_scaled_rows::<6, 0, 8, T>(sums, codes, q, first),
+                _ => S::dot_scaled_rows::<8, 0, 8, T>(sums, codes, q, first),
             }
-            return;
         }
-        match F::Codes::BITS {
-            0..=4 => S::dot_scaled_rows::<4, 0, 8, T>(sums, codes, q, scales.scale[0]),
-            5 => S::dot_scaled_rows::<5, 0, 8, T>(sums, codes, q, scales.scale[0]),
-            _ => S::dot_scaled_rows::<6, 0, 8, T>(sums, codes, q, scales.scale[0]),
+        if above::<S, F::Codes>(F::ZERO) != 0 {
+            each_row!(T, |t| sums[t] =
+                S::dot_pairs(sums[t], scales.zero, (*x[t]).minus_16.as_ptr().add(2 * b)));
         }
     }
 }

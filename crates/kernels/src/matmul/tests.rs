@@ -21,7 +21,7 @@ fn stored(ty: ElementType, rows: usize, cols: usize, seed: u64) -> Vec<u8> {
     let small = |n: u64| half::f16::from_f32(0.01 + (n % 64) as f32 / 4096.0).to_bits();
     use ElementType as T;
     let (halves, unit): (&[usize], usize) = match ty {
-        T::Q4_0 | T::Q5_0 | T::Q8_0 | T::Iq4Nl => (&[0], ty.block_bytes()),
+        T::Q4_0 | T::Q5_0 | T::Q8_0 | T::Iq4Nl | T::Iq4Xs => (&[0], ty.block_bytes()),
         T::Q4_1 | T::Q5_1 | T::Q4K | T::Q5K => (&[0, 2], ty.block_bytes()),
         T::Q2K => (&[80, 82], 84),
         T::Q3K => (&[108], 110),
@@ -178,7 +178,7 @@ fn rows_of_a_long_prompt_have_the_bits_of_single_rows() {
     let (rows, cols, m) = (150, 512, 549);
     let (alone, two) = (Team::new(1), Team::new(2));
     use ElementType as T;
-    for ty in [T::Q2K, T::Q4K, T::Q6K, T::Q4_1, T::Q5_0, T::Q8_0, T::Mxfp4] {
+    for ty in [T::Q2K, T::Q4K, T::Q6K, T::Iq4Xs, T::Q4_1, T::Q5_0, T::Q8_0, T::Mxfp4] {
         let matrix = Matrix::pack(&two, ty, &stored(ty, rows, cols, 9), rows, cols).unwrap();
         let x = inputs(m, cols, 11);
         let all = product(&two, &matrix, &x);

@@ -64,7 +64,7 @@ impl Lane<'_> {
             T::Q2K => pair(),
             T::Q3K => pair() | one(2) << 2,
             T::Q8_0 => self.bits(block, g, j, 0, 8),
-            T::Iq4Nl => IQ4_NL[usize::from(nibble())],
+            T::Iq4Nl | T::Iq4Xs => IQ4_NL[usize::from(nibble())],
             T::Mxfp4 => E2M1[usize::from(nibble())],
             _ => nibble(),
         }
@@ -86,6 +86,7 @@ impl Lane<'_> {
                 -(self.half(0, 1) * f32::from(self.minimum(2 * block + half))),
             ),
             T::Q3K | T::Q6K => (self.half(0, 0) * f32::from(self.half_scale(block, half) as i8), 0.0),
+            T::Iq4Xs => (self.half(0, 0) * f32::from(self.byte_scale(block) as i8), 0.0),
             _ => (self.half(base, 0), 0.0),
         }
     }

@@ -1,9 +1,9 @@
-//! The types whose codes name an entry of a table: IQ4_NL and MXFP4.
+//! The types whose codes name an entry of a table: IQ4_NL, IQ4_XS and MXFP4.
 
 use super::QuantError;
 use crate::ElementType;
 
-/// Values of the IQ4_NL codes: sixteen unevenly spaced levels of a signed byte.
+/// Values of the codes of IQ4_NL and IQ4_XS: sixteen unevenly spaced levels of a signed byte.
 pub(crate) const IQ4_NL: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 

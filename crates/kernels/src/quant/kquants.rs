@@ -7,11 +7,13 @@
 //! | Q4_K | `d: f16`, `dmin: f16`, `scales[12]`, `qs[128]` |
 //! | Q5_K | `d: f16`, `dmin: f16`, `scales[12]`, `high[32]`, `qs[128]` |
 //! | Q6_K | `ql[128]`, `qh[64]`, `scales[16]` (signed), `d: f16` |
+//! | IQ4_XS | `d: f16`, `high: u16`, `low[4]`, `qs[128]` |
 //!
 //! Codes lie in planes of 32 elements: byte `l` of a 32-byte run holds element `l` of several
-//! successive planes, the lowest bits belonging to the first.
+//! successive planes, the lowest bits belonging to the first. IQ4_XS
+//! has eight runs of 16 nibble bytes, as those of a 32-element block.
 
-use super::{Scales, half_at};
+use super::{Scales, half_at, legacy};
 
 /// Two-bit codes: four planes in each of two 32-byte runs.
 fn two_bits(qs: &[u8], codes: &mut [u8]) {
@@ -69,6 +71,11 @@ pub(super) fn q6_codes(block: &[u8], codes: &mut [u8]) {
     }
 }
 
+pub(super) fn iq4_xs_codes(block: &[u8], codes: &mut [u8]) {
+    let runs = block[8..].chunks_exact(16);
+    runs.zip(codes.chunks_exact_mut(32)).for_each(|(run, codes)| legacy::nibbles(run, codes));
+}
+
 /// Scale in the low nibble, minimum in the high one.
 pub(super) fn q2_scales(block: &[u8]) -> Scales {
     Scales {
@@ -113,4 +120,16 @@ pub(super) fn q6_scales(block: &[u8]) -> Scales {
         scales: std::array::from_fn(|g| block[192 + g].cast_signed()),
         mins: [0; 16],
     }
+}
+
+/// Eight six-bit scales, stored with 32 added: low four bits in the nibbles of four bytes, upper two
+/// in the word before them, in the same order.
+pub(super) fn iq4_xs_scales(block: &[u8]) -> Scales {
+    let (high, low) = (&block[2..4], &block[4..8]);
+    let mut result = Scales { d: half_at(block, 0), m: 0.0, scales: [0; 16], mins: [0; 16] };
+    for g in 0..8 {
+        let scale = low[g / 2] >> (g % 2 * 4) & 15 | (high[g / 4] >> (g % 4 * 2) & 3) << 4;
+        result.scales[g] = scale.cast_signed() - 32;
+    }
+    result
 }

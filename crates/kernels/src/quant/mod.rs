@@ -53,7 +53,7 @@ pub const fn packing(ty: ElementType) -> Option<Packing> {
         Q4K => linear(32, 4, 0, true),
         Q5K => linear(32, 5, 0, true),
         Q6K => linear(16, 6, 32, false),
-        Iq4Nl => table(&codebook::IQ4_NL),
+        Iq4Nl | Iq4Xs => table(&codebook::IQ4_NL),
         Mxfp4 => table(&codebook::E2M1_DOUBLED),
     }
 }
@@ -112,6 +112,7 @@ pub fn unpack_codes(ty: ElementType, block: &[u8], codes: &mut [u8]) {
         Q4K => kquants::q4_codes(block, codes),
         Q5K => kquants::q5_codes(block, codes),
         Q6K => kquants::q6_codes(block, codes),
+        Iq4Xs => kquants::iq4_xs_codes(block, codes),
     }
 }
 
@@ -131,6 +132,7 @@ pub fn unpack_scales(ty: ElementType, block: &[u8]) -> Scales {
         Q3K => kquants::q3_scales(block),
         Q4K | Q5K => kquants::q45_scales(block),
         Q6K => kquants::q6_scales(block),
+        Iq4Xs => kquants::iq4_xs_scales(block),
     }
 }
 

@@ -4,9 +4,9 @@
 use super::*;
 use proptest::prelude::*;
 
-const QUANTIZED: [ElementType; 12] = {
+const QUANTIZED: [ElementType; 13] = {
     use ElementType::*;
-    [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, Iq4Nl, Mxfp4]
+    [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, Iq4Nl, Iq4Xs, Mxfp4]
 };
 
 fn decoded(ty: ElementType, bytes: &[u8]) -> Vec<f32> {

@@ -315,6 +315,14 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtepi8_epi16(_mm256_loadu_si256(p.cast())) }
     }
     #[inline(always)]
+    unsafe fn twins_i8(p: *const i8) -> Self::I {
+        // SAFETY: the caller guarantees the bytes and the instruction set.
+        unsafe {
+            let low = _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()));
+            _mm512_mask_blend_epi16(0x5555_5555, _mm512_slli_epi32::<16>(low), low)
+        }
+    }
+    #[inline(always)]
     unsafe fn pairs_shl<const SHIFT: i32>(pairs: Self::I) -> Self::I {
         // SAFETY: the caller guarantees the instruction set.
         unsafe { _mm512_sll_epi16(pairs, _mm_cvtsi32_si128(SHIFT)) }

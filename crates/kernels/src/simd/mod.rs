@@ -147,8 +147,8 @@ pub(crate) trait Simd: Copy + 'static {
         // SAFETY: same contract.
         unsafe { each_row!(T, |t| dots[t] = Self::dot_codes::<BITS, 0, 8>(dots[t], w, x[t])) }
     }
-    /// Adds `scale * dot` to the sum of each row, the dot product as of [`dot_codes`](Self::dot_codes), codes of at most
-    /// six bits; in an order as [`dot_rows`](Self::dot_rows).
+    /// Adds `scale * dot` to the sum of each row, the dot product as of [`dot_codes`](Self::dot_codes); in an order
+    /// as [`dot_rows`](Self::dot_rows).
     unsafe fn dot_scaled_rows<const BITS: u32, const FROM: usize, const TO: usize, const T: usize>(
         sums: &mut [Self::I; T],
         w: &[Self::B; 8],
@@ -159,6 +159,8 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn pairs_u8(p: *const u8) -> Self::I;
     /// `2 * LANES` signed bytes, as a pair of 16-bit integers in every lane.
     unsafe fn pairs_i8(p: *const i8) -> Self::I;
+    /// `LANES` signed bytes, each as both of a pair of 16-bit integers.
+    unsafe fn twins_i8(p: *const i8) -> Self::I;
     /// Both of every pair, shifted left.
     unsafe fn pairs_shl<const SHIFT: i32>(pairs: Self::I) -> Self::I;
     /// `acc + pair.0 * x[0] + pair.1 * x[1]`.

@@ -253,6 +253,11 @@ impl Simd for Portable {
         unsafe { p.cast::<[[i8; 2]; N]>().read_unaligned().map(|[a, b]| pair(i32::from(a), i32::from(b))) }
     }
     #[inline(always)]
+    unsafe fn twins_i8(p: *const i8) -> Self::I {
+        // SAFETY: N readable bytes by contract.
+        unsafe { p.cast::<[i8; N]>().read_unaligned().map(|x| pair(i32::from(x), i32::from(x))) }
+    }
+    #[inline(always)]
     unsafe fn pairs_shl<const SHIFT: i32>(pairs: Self::I) -> Self::I {
         pairs.map(|both| {
             let [a, b] = halves(both);

@@ -61,13 +61,13 @@ fn check<S: Simd>(codes: &[u8], x: &[i8], scales: &[u8]) {
     scaled::<S, 5, 0, 8>(codes, x, scales);
     scaled::<S, 5, 0, 4>(codes, x, scales);
     scaled::<S, 6, 4, 8>(codes, x, scales);
+    scaled::<S, 8, 0, 8>(codes, x, scales);
 }
 
 /// Three rows with the plain product.
 #[inline(always)]
 fn of_bits<S: Simd, const BITS: u32>(codes: &[u8], x: &[i8]) {
-    let codes = below::<BITS>(codes);
-    let bias = if BITS == 8 { 128 - S::EIGHT_BIT_BIAS } else { 0 };
+    let (codes, bias) = (below::<BITS>(codes), bias::<S, BITS>());
     // SAFETY: the caller checked for the set; pointers stand on whole blocks.
     unsafe {
         let mut dots = [S::i_splat(7), S::i_splat(-1), S::i_zero()];
@@ -80,24 +80,33 @@ fn of_bits<S: Simd, const BITS: u32>(codes: &[u8], x: &[i8]) {
     }
 }
 
-/// Three rows with a scale for each lane, first given as a byte, then as the second of a pair.
+/// Three rows with a scale for each lane, given as a byte, as the first and the second of a pair, and as both of a pair
+/// of signed ones.
 #[inline(always)]
 fn scaled<S: Simd, const BITS: u32, const FROM: usize, const TO: usize>(
     codes: &[u8],
     x: &[i8],
     scales: &[u8],
 ) {
-    let codes = below::<BITS>(codes);
+    let (codes, bias) = (below::<BITS>(codes), bias::<S, BITS>());
+    let signed: Vec<i8> = scales.iter().map(|&scale| scale as i8 - 32).collect();
     // SAFETY: as above; there are two scales for each lane.
     unsafe {
         let [first, second] = S::scales_of_pairs(S::pairs_u8(scales.as_ptr()));
-        for (scale, step, at) in [(S::scales_u8(scales.as_ptr()), 1, 0), (first, 2, 0), (second, 2, 1)] {
+        let twins = S::scales_of_pairs(S::twins_i8(signed.as_ptr()));
+        let value = |of: usize, lane: usize| match of {
+            0 => i32::from(scales[lane]),
+            1 | 2 => i32::from(scales[2 * lane + of - 1]),
+            _ => i32::from(signed[lane]),
+        };
+        let all = [S::scales_u8(scales.as_ptr()), first, second, twins[0], twins[1]];
+        for (of, scale) in all.into_iter().enumerate() {
             let mut sums = [S::i_splat(5); 3];
             S::dot_scaled_rows::<BITS, FROM, TO, 3>(&mut sums, &vectors::<S>(&codes), rows(x), scale);
             for (t, sum) in sums.into_iter().enumerate() {
                 for (lane, got) in lanes::<S>(sum).into_iter().enumerate() {
-                    let dot = product::<S>(&codes, x, t, lane, FROM..TO, 0);
-                    assert_eq!(got, 5 + i32::from(scales[step * lane + at]) * dot, "{BITS} bits");
+                    let dot = product::<S>(&codes, x, t, lane, FROM..TO, bias);
+                    assert_eq!(got, 5 + value(of, lane) * dot, "{BITS} bits, scale {of}");
                 }
             }
         }
@@ -106,6 +115,11 @@ fn scaled<S: Simd, const BITS: u32, const FROM: usize, const TO: usize>(
 
 fn below<const BITS: u32>(codes: &[u8]) -> Vec<u8> {
     codes.iter().map(|c| c & (u8::MAX >> (8 - BITS))).collect()
+}
+
+/// What the set takes back from codes of `BITS` bits by itself.
+fn bias<S: Simd, const BITS: u32>() -> i32 {
+    if BITS == 8 { 128 - S::EIGHT_BIT_BIAS } else { 0 }
 }
 
 fn rows(x: &[i8]) -> [*const i8; 3] {

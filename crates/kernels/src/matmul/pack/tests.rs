@@ -172,6 +172,7 @@ fn pack_block(ty: ElementType, b: &[u8], lane: &mut Lane<'_>) {
         T::Q6K => pack_q6_k(b, lane),
         T::Q2K => pack_q2_k(b, lane),
         T::Q3K => pack_q3_k(b, lane),
+        T::Iq4Xs => pack_iq4_xs(b, lane),
         T::F32 | T::F16 | T::BF16 => {}
     }
 }
@@ -285,4 +286,18 @@ fn pack_q3_k(b: &[u8], lane: &mut Lane<'_>) {
         bit_pairs(&b[32 + 32 * (block / 4)..][..32], 2 * (block % 4), block, 0, lane);
     }
     high_bits(&b[..32], 2, lane);
+}
+
+/// d, 2-bit upper parts of 8 scales in 2 bytes, their low nibbles in 4, 8 times 16 bytes of nibbles.
+fn pack_iq4_xs(b: &[u8], lane: &mut Lane<'_>) {
+    lane.head(0, two(b, 0));
+    for block in 0..8 {
+        let low = b[4 + block / 2] >> (4 * (block % 2)) & 15;
+        let high = b[2 + block / 4] >> (2 * (block % 4)) & 3;
+        let scale = (low | high << 4) as i8 - 32;
+        lane.byte_scale(block, scale as u8);
+        for v in 0..4 {
+            lane.word(block, v, word(&b[8 + 16 * block..], v));
+        }
+    }
 }

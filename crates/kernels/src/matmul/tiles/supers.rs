@@ -7,7 +7,7 @@
 use super::super::Work;
 use super::super::format::{CodeForm, SUPER_BLOCKS, SuperFormat};
 use super::super::kernel::prefetch;
-use super::super::supers::Head;
+use super::super::supers::{Head, Scales};
 use super::{MAX_PANELS, ROWS, SIDE, Sums, configure, store_rows};
 use crate::activations::SuperBlock;
 use crate::simd::{Avx512, Simd};
@@ -149,14 +149,7 @@ unsafe fn split<F: SuperFormat>(p: *const u8, out: &mut [[[u8; 1024]; STEPS]; 2]
                 (scales.add(block * F::SCALES * SIDE), codes.add(block * F::Codes::CODES * SIDE));
             prefetch::<Avx512>(true, codes, F::Codes::CODES * SIDE);
             let codes = F::Codes::codes::<Avx512>(codes);
-            let scales = if !F::SPLIT {
-                [Avx512::scales_u8(p); 2]
-            } else if F::SIGNED {
-                Avx512::scales_of_pairs(Avx512::pairs_i8(p.cast()))
-            } else {
-                Avx512::scales_of_pairs(Avx512::pairs_u8(p))
-            };
-            let scales = scales.map(|scale| {
+            let scales = Scales::<Avx512>::load::<F>(p).scale.map(|scale| {
                 let low = _mm512_and_si512(scale, _mm512_set1_epi32(0xffff));
                 _mm512_or_si512(low, _mm512_slli_epi32::<16>(scale))
             });

@@ -336,6 +336,14 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast())) }
     }
     #[inline(always)]
+    unsafe fn twins_i8(p: *const i8) -> Self::I {
+        // SAFETY: the caller guarantees the bytes and the instruction set.
+        unsafe {
+            let bytes = _mm_loadl_epi64(p.cast());
+            _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(bytes, bytes))
+        }
+    }
+    #[inline(always)]
     unsafe fn pairs_shl<const SHIFT: i32>(pairs: Self::I) -> Self::I {
         // SAFETY: the caller guarantees the instruction set.
         unsafe { _mm256_slli_epi16::<SHIFT>(pairs) }

@@ -40,11 +40,11 @@ unsafe fn widen(pairs: __m256i) -> __m256i {
     unsafe { _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)) }
 }
 
-/// Products of group `g` in 32 bits.
+/// Scaled products of group `g` in 32 bits.
 #[inline(always)]
-unsafe fn one<const BITS: u32>(w: &[__m256i; 8], x: *const i8, g: usize) -> __m256i {
+unsafe fn one<const BITS: u32>(w: &[__m256i; 8], x: *const i8, g: usize, scale: __m256i) -> __m256i {
     // SAFETY: as `product`.
-    unsafe { widen(product::<BITS>(w[g], x.add(4 * g))) }
+    unsafe { _mm256_madd_epi16(product::<BITS>(w[g], x.add(4 * g)), scale) }
 }
 
 /// Products of groups `G` and `G + 1` in 16 bits.
@@ -92,8 +92,7 @@ pub(super) unsafe fn add_scaled<const BITS: u32, const FROM: usize, const TO: us
 }
 
 /// Adds the products of groups `G` to `G + 3`, scaled and widened as often as codes of `BITS` bits need: pair sums with
-/// activations of at most 127 fit 16 bits eight times for 4 bits, four times for 5, twice for 6, once for 8, which
-/// knows no scale but one.
+/// activations of at most 127 fit 16 bits eight times for 4 bits, four times for 5, twice for 6, once for 8.
 #[inline(always)]
 unsafe fn add_four<const BITS: u32, const G: usize>(
     acc: __m256i,
@@ -110,8 +109,8 @@ unsafe fn add_four<const BITS: u32, const G: usize>(
             let acc = _mm256_add_epi32(acc, _mm256_madd_epi16(two::<BITS, G>(w, x), scale));
             _mm256_add_epi32(acc, _mm256_madd_epi16(second, scale))
         } else {
-            let low = _mm256_add_epi32(one::<BITS>(w, x, G), one::<BITS>(w, x, G + 1));
-            let high = _mm256_add_epi32(one::<BITS>(w, x, G + 2), one::<BITS>(w, x, G + 3));
+            let low = _mm256_add_epi32(one::<BITS>(w, x, G, scale), one::<BITS>(w, x, G + 1, scale));
+            let high = _mm256_add_epi32(one::<BITS>(w, x, G + 2, scale), one::<BITS>(w, x, G + 3, scale));
             _mm256_add_epi32(acc, _mm256_add_epi32(low, high))
         }
     }

@@ -160,7 +160,7 @@ fn impossible_tensors_are_named() {
 
 #[test]
 fn unknown_types_are_refused_only_when_asked_for() {
-    for (ty, name) in [(23, "IQ4_XS (type 23)"), (999, "type 999")] {
+    for (ty, name) in [(18, "IQ3_XXS (type 18)"), (999, "type 999")] {
         let gguf = open(one_tensor(&[256], ty, 0)).unwrap();
         assert_eq!(gguf.tensors().next().unwrap().bytes, None);
         let error = gguf.tensor("t").unwrap_err().to_string();

@@ -9,7 +9,7 @@ use std::fmt;
 pub struct TypeId(pub u32);
 
 /// Ids of the supported types.
-const SUPPORTED: [(u32, ElementType); 15] = [
+const SUPPORTED: [(u32, ElementType); 16] = [
     (0, ElementType::F32),
     (1, ElementType::F16),
     (2, ElementType::Q4_0),
@@ -23,12 +23,13 @@ const SUPPORTED: [(u32, ElementType); 15] = [
     (13, ElementType::Q5K),
     (14, ElementType::Q6K),
     (20, ElementType::Iq4Nl),
+    (23, ElementType::Iq4Xs),
     (30, ElementType::BF16),
     (39, ElementType::Mxfp4),
 ];
 
 /// Names of further types that files in the wild have.
-const NAMED: [(u32, &str); 18] = [
+const NAMED: [(u32, &str); 17] = [
     (9, "Q8_1"),
     (15, "Q8_K"),
     (16, "IQ2_XXS"),
@@ -37,7 +38,6 @@ const NAMED: [(u32, &str); 18] = [
     (19, "IQ1_S"),
     (21, "IQ3_S"),
     (22, "IQ2_S"),
-    (23, "IQ4_XS"),
     (24, "I8"),
     (25, "I16"),
     (26, "I32"),
