@@ -29,6 +29,9 @@ pub struct Entry {
     pub aliases: Vec<String>,
     /// What it is, in a few words.
     pub title: String,
+    /// What the file calls itself (`general.name`); empty where that is not known.
+    #[serde(default)]
+    pub inside: String,
     /// Size of the file.
     pub bytes: u64,
     /// SHA-256 of the file, lower-case hex.

@@ -83,6 +83,11 @@ impl Model {
         self.scored = tokens.min(self.config.vocab);
     }
 
+    /// Lets caches have room for so many positions, be they more than the model was made for.
+    pub fn allow_context(&mut self, positions: usize) {
+        self.max_context = self.max_context.max(positions);
+    }
+
     /// What the model is composed of.
     pub fn config(&self) -> &Config {
         &self.config

@@ -230,6 +230,20 @@ fn files_that_do_not_fit_are_refused() {
     );
     refused(&|config, _| config["num_centroids"] = 31.into(), &["31 clusters", "384"]);
     refused(&|config, _| config["centroid_intermediate_top_k"] = 33.into(), &["33 of 32"]);
+    // What the classes say.
+    let without = |key: &'static str| {
+        move |config: &mut Value, _: &mut Tensors| drop(config.as_object_mut().unwrap().remove(key))
+    };
+    refused(&without("num_centroids"), &["of 2048 clusters", "384"]);
+    refused(&without("backbone_hidden_size"), &["width 1536", "64"]);
+    refused(
+        &|config, tensors| {
+            config["model_type"] = "gemma4_unified_assistant".into();
+            config["text_config"]["model_type"] = "gemma4_unified_text".into();
+            without("backbone_hidden_size")(config, tensors);
+        },
+        &["width 3840", "64"],
+    );
     refused(&|config, _| config["use_ordered_embeddings"] = json!("yes"), &["use_ordered_embeddings"]);
     for part in [
         "pre_projection",

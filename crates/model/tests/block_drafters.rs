@@ -17,7 +17,11 @@ fn folder_of(case: &str) -> (Value, Tensors) {
 }
 
 fn target() -> Model {
-    let source = Source::open(common::golden("dflash/target")).unwrap();
+    target_of("dflash")
+}
+
+fn target_of(case: &str) -> Model {
+    let source = Source::open(common::golden(case).join("target")).unwrap();
     let options =
         LoadOptions { threads: 1, kv: KvType::F32, precision: Precision::Float, ..LoadOptions::default() };
     Model::load(&source, &options).unwrap()
@@ -118,8 +122,8 @@ fn as_speculators(config: &mut Value, kind: &str, causal: bool) {
     }
     let outer = config.clone();
     let key = |key: &str| own.get(key).or(outer.get(key)).cloned().unwrap_or(Value::Null);
-    let ids: Vec<u64> =
-        key("target_layer_ids").as_array().unwrap().iter().map(|id| id.as_u64().unwrap() + 1).collect();
+    let ids: Vec<i64> =
+        key("target_layer_ids").as_array().unwrap().iter().map(|id| id.as_i64().unwrap() + 1).collect();
     *config = json!({
         "speculators_model_type": kind,
         "architectures": ["X"],
@@ -165,6 +169,78 @@ fn rows_of_a_block_see_as_they_are_told() {
     };
     assert!(sliding(Value::Null) == sliding(true.into()));
     assert!(sliding(Value::Null) != sliding(false.into()));
+}
+
+#[test]
+fn a_feature_may_be_the_embedding() {
+    let named = |config: &mut Value| config["target_layer_ids"] = json!([-1, 3, 5]);
+    let (description, found, _) = rewritten("dspark", |config, _| named(config));
+    assert_eq!(description.taps, [0, 4, 6].map(Tap::Residual));
+    let (_, expected, _) = rewritten("dspark", |config, _| {
+        named(config);
+        as_speculators(config, "dspark", false);
+    });
+    assert!(bits(&found) == bits(&expected));
+}
+
+/// A drafter of DeepSpec's for a Gemma 4: full layers, its configuration a copy of the target's.
+#[test]
+fn layers_of_gemma_4_have_keys_and_values_of_their_own() {
+    let mut model = target_of("gemma4-31b");
+    let text = Text::of(&mut model, 23);
+    let (config, tensors) = checkpoint::read(&common::golden("gemma4-31b").join("target"));
+    let (hidden, taps) = (model.config().hidden, 3);
+    let mut drafter: Tensors = vec![
+        tensor("fc.weight", &[hidden, taps * hidden], &noise(hidden * taps * hidden, 6)),
+        tensor("hidden_norm.weight", &[hidden], &vec![1.0; hidden]),
+    ];
+    for (name, ty, shape, data) in tensors {
+        let own = name.replacen("model.", "", 1).replacen("layers.3.", "layers.0.", 1);
+        let own = own.replacen("layers.5.", "layers.1.", 1);
+        if own == "embed_tokens.weight" {
+            drafter.push(("lm_head.weight".into(), ty, shape.clone(), data.clone()));
+        }
+        if own != name.replacen("model.", "", 1) || !own.starts_with("layers.") {
+            drafter.push((own, ty, shape, data));
+        }
+    }
+    let scores = |shared: usize, change: &dyn Fn(&mut Value, &mut Tensors)| {
+        let (mut config, mut tensors) = (config.clone(), drafter.clone());
+        config["architectures"] = json!(["Gemma4DSparkModel"]);
+        config["num_target_layers"] = config["num_hidden_layers"].clone();
+        config["num_hidden_layers"] = 2.into();
+        config["layer_types"] = json!(["full_attention", "full_attention"]);
+        config["tie_word_embeddings"] = false.into();
+        config["target_layer_ids"] = json!([0, 2, 4]);
+        config["mask_token_id"] = 4.into();
+        config["block_size"] = 5.into();
+        config["num_kv_shared_layers"] = shared.into();
+        change(&mut config, &mut tensors);
+        let dir = tempfile::tempdir().unwrap();
+        checkpoint::write(dir.path(), &config, &tensors);
+        let source = Source::open(dir.path()).unwrap();
+        let fits = drafters::load(&source, &model.parts(), &DraftOptions::default());
+        fits.map(|_| bits(&text.scores(&model, &source))).map_err(|error| error.to_string())
+    };
+    let expected = scores(0, &|_, _| ()).unwrap();
+    let double = |config: &mut Value, _: &mut Tensors| config["use_double_wide_mlp"] = true.into();
+    for shared in [1, 2, 18] {
+        assert!(scores(shared, &|_, _| ()).unwrap() == expected, "{shared} shared");
+        let own_values = scores(shared, &|config, tensors| {
+            config["attention_k_eq_v"] = false.into();
+            config["num_key_value_heads"] = config["num_global_key_value_heads"].clone();
+            for (name, ty, shape, data) in tensors.clone().into_iter().filter(|t| t.0.contains("k_proj")) {
+                tensors.push((name.replace("k_proj", "v_proj"), ty, shape, data));
+            }
+        });
+        assert!(own_values.unwrap() == expected, "{shared} shared");
+        // The target's rule for widths: some layers share, but not all.
+        let wide = scores(shared, &double);
+        match shared {
+            1 => assert!(wide.unwrap_err().contains("layers.1.mlp")),
+            _ => assert!(wide.unwrap() == expected, "{shared} shared"),
+        }
+    }
 }
 
 #[test]
@@ -330,6 +406,7 @@ fn bad_drafters_are_refused_with_the_reason() {
         move |config: &mut Value, _: &mut Tensors| config["dflash_config"][key] = value.clone()
     };
     refused("dflash", "after 99 layers", &own("target_layer_ids", json!([1, 3, 98])));
+    refused("dflash", "is -2, expected layers", &own("target_layer_ids", json!([-2, 1, 3])));
     refused("dflash", "a multiple of the 5 features", &own("target_layer_ids", json!([1, 2, 3, 4, 5])));
     refused("dflash", "reads features of width 96", &own("target_layer_ids", json!([1, 2])));
     refused("dflash", "mask token is 9999", &own("mask_token_id", json!(9999)));

@@ -112,6 +112,13 @@ fn what_a_configuration_leaves_out() {
     };
     assert_eq!((factor, original, truncate, config.rotations[0].base), (32.0, 4096.0, false, 150_000.0));
 
+    let experts = |case: &str, keys: &[&str]| {
+        let config = described(case, |config| remove(config, keys));
+        config.layers[0].mlp.experts.unwrap()
+    };
+    assert_eq!(experts("gpt-oss", &["num_experts_per_tok", "experts_per_token"]).used, 4);
+    assert_eq!(experts("qwen3-moe", &["num_experts", "num_local_experts"]).count, 128);
+
     let config = described("qwen3", |config| {
         config["use_sliding_window"] = true.into();
         config["sliding_window"] = 5.into();
@@ -222,6 +229,33 @@ fn full_layers_of_gemma_4_turn_a_quarter_of_a_head_unless_told_otherwise() {
     let config = described("gemma4-31b", |config| remove(config, &["rope_parameters"]));
     assert_eq!(config.rotations[0].scaling, RopeScaling::Proportional { share: 0.25, factor: 1.0 });
     assert_eq!([config.rotations[0].base, config.rotations[1].base], [1e6, 1e4]);
+}
+
+/// Null or 0 is the width of the other heads; left out, the class has one.
+#[test]
+fn the_width_of_heads_in_full_layers_of_gemma_4() {
+    let full = |value: Option<Value>| {
+        let config = described("gemma4-31b", |config| match value {
+            Some(value) => config["global_head_dim"] = value,
+            None => remove(config, &["global_head_dim"]),
+        });
+        let width = |layer: usize| config.layers[layer].attention.k_dim;
+        (width(config.layers.len() - 1), width(0))
+    };
+    for value in [Value::Null, json!(0)] {
+        let (full, other) = full(Some(value));
+        assert_eq!(full, other);
+    }
+    assert_eq!(full(Some(json!(48))).0, 48);
+    assert_eq!(full(None).0, 512);
+}
+
+#[test]
+fn the_factor_on_embeddings_per_layer_is_not_rounded() {
+    let config = described("gemma4-e", |config| {
+        config["text_config"]["hidden_size_per_layer_input"] = 12.into();
+    });
+    assert_eq!(config.per_layer.unwrap().scale, 12f32.sqrt());
 }
 
 #[test]

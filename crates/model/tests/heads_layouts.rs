@@ -31,6 +31,9 @@ fn layers_are_counted_by_each_publishers_rule() {
     plain.as_object_mut().unwrap().remove("eagle_aux_hidden_state_layer_ids");
     plain["target_layer_ids"] = json!([1, 3, 5]);
     assert_eq!(taps(&plain, &none), residual([2, 4, 6]));
+    // The embedding is a feature of block drafters only.
+    plain["target_layer_ids"] = json!([-1, 3, 5]);
+    assert!(taps(&plain, &none).unwrap_err().contains("`target_layer_ids` is -1"));
     // A list of none names none.
     plain.as_object_mut().unwrap().remove("target_layer_ids");
     plain["eagle_aux_hidden_state_layer_ids"] = json!([]);

@@ -43,9 +43,6 @@ const HF_NAMES: TensorNames = TensorNames {
     ..TensorNames::HF
 };
 
-/// Width of heads in full layers, where a file does not say.
-const FULL_HEAD: usize = 512;
-
 /// What both kinds of file say of the whole model.
 struct Plan {
     window: Option<usize>,
@@ -109,7 +106,8 @@ pub(crate) fn from_hf(keys: &HfConfig<'_>) -> Result<Config> {
 /// their place, names what differs layer by layer.
 fn set_heads(keys: &HfConfig<'_>, config: &mut Config, sliding: &[bool], keys_as_values: bool) -> Result<()> {
     let published = !keys.has("per_layer_config");
-    let full_dim = published.then_some(keys.count("global_head_dim")?.unwrap_or(FULL_HEAD));
+    // Null or 0 is the width of all other heads.
+    let full_dim = keys.count("global_head_dim")?.filter(|&dim| published && dim > 0);
     let full_kv = keys.count("num_global_key_value_heads")?.filter(|_| published && keys_as_values);
     for (i, (layer, &sliding)) in config.layers.iter_mut().zip(sliding).enumerate() {
         let a = &mut layer.attention;
@@ -211,14 +209,15 @@ fn compose(
     keys_as_values: impl Fn(usize, bool) -> bool,
 ) -> Config {
     config.set_windows(plan.window, |i| plan.sliding[i]);
-    config.embedding_scale = table_scale(config.hidden);
+    config.embedding_scale = embedding_scale(config.hidden);
     if config.head == Head::Own {
         config.head = Head::OwnIfPresent;
     }
     config.per_layer = (plan.per_layer > 0).then_some(PerLayerConfig {
         width: plan.per_layer,
         vocab: per_layer_vocab,
-        scale: table_scale(plan.per_layer),
+        // Not rounded: published widths are squares, of which nothing is lost, and in f32 the reference rounds none.
+        scale: (plan.per_layer as f64).sqrt() as f32,
     });
     let tail = config.layers.len().saturating_sub(plan.shared);
     for (i, layer) in config.layers.iter_mut().enumerate() {
@@ -239,18 +238,18 @@ fn compose(
     config
 }
 
-/// The factor on the rows of a table of this width, which the reference rounds to the type that the weights were
+/// The factor on the rows of an embedding of this width, which the reference rounds to the type that the weights were
 /// trained in, bf16.
-fn table_scale(width: usize) -> f32 {
+fn embedding_scale(width: usize) -> f32 {
     half::bf16::from_f32((width as f64).sqrt() as f32).to_f32()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::table_scale;
+    use super::embedding_scale;
 
     #[test]
-    fn factors_of_tables_are_rounded_where_the_width_is_no_square() {
-        assert_eq!([256, 12, 80].map(table_scale), [16.0, 3.46875, 8.9375]);
+    fn the_factor_on_embeddings_is_rounded_where_the_width_is_no_square() {
+        assert_eq!([256, 12, 80].map(embedding_scale), [16.0, 3.46875, 8.9375]);
     }
 }

@@ -12,6 +12,8 @@ pub(super) const GPT_OSS: Family =
 
 /// Layers per full layer, where a file does not say.
 const PERIOD: usize = 2;
+/// Experts that a row uses, where a file does not say.
+const USED: usize = 4;
 /// The activation's slope and limit, where a file does not say.
 const ALPHA: f32 = 1.702;
 const LIMIT: f32 = 7.0;
@@ -33,10 +35,7 @@ fn from_hf(keys: &HfConfig<'_>) -> Result<Config> {
     let layers = config.layers.len();
     let sliding = keys.sliding_layers(layers)?;
     let sliding = sliding.unwrap_or_else(|| (0..layers).map(|i| (i + 1) % PERIOD != 0).collect());
-    let used = match keys.count("num_experts_per_tok")? {
-        Some(used) => used,
-        None => keys.need_count("experts_per_token")?,
-    };
+    let used = keys.count("num_experts_per_tok")?.or(keys.count("experts_per_token")?).unwrap_or(USED);
     let experts = experts(keys.need_count("num_local_experts")?, used);
     let width = keys.need_count("intermediate_size")?;
     let bias = keys.flag("attention_bias")?.unwrap_or(true).into();

@@ -59,15 +59,20 @@ pub(crate) fn is_hf(name: &str) -> bool {
 
 /// Describes the model of a `config.json` at `path`.
 pub(crate) fn from_hf(path: &Path, root: &Value) -> Result<Config> {
+    let config = unchecked_from_hf(path, root)?;
+    config.check(path)?;
+    Ok(config)
+}
+
+/// The same of layers that may not be able to run as they are.
+pub(crate) fn unchecked_from_hf(path: &Path, root: &Value) -> Result<Config> {
     let keys = HfConfig::new(path, root)?;
     let name = keys.model_type()?;
     let family = FAMILIES
         .iter()
         .find(|f| f.hf.contains(&name))
         .ok_or_else(|| unsupported(path, "model_type", name))?;
-    let config = (family.from_hf)(&keys)?;
-    config.check(path)?;
-    Ok(config)
+    (family.from_hf)(&keys)
 }
 
 /// Describes the model of a GGUF file.

@@ -2,7 +2,7 @@
 //!
 //! A wrapper's `text_config` is saved without the keys that have their class's value (the published Gemma 3 of 4B lacks
 //! even its number of heads). In a model's own configuration the sizes that make its shape must stand: there a missing
-//! one is a damaged file.
+//! one is a damaged file. What an assistant of Gemma 4 has of its own stands by the type of its text model.
 
 use serde_json::{Map, Value};
 use std::sync::LazyLock;
@@ -63,7 +63,7 @@ const ALL_TYPES: &str = r#"{
     "qwen3_moe": {
         "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 24,
         "num_attention_heads": 32, "num_key_value_heads": 4, "max_position_embeddings": 32768,
-        "rms_norm_eps": 1e-6, "num_experts_per_tok": 8, "moe_intermediate_size": 768
+        "rms_norm_eps": 1e-6, "num_experts_per_tok": 8, "num_experts": 128, "moe_intermediate_size": 768
     },
     "qwen3_5": {
         "vocab_size": 248320, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 32,
@@ -97,7 +97,8 @@ const ALL_TYPES: &str = r#"{
         "vocab_size": 262144, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30,
         "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
         "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 131072, "rms_norm_eps": 1e-6,
-        "sliding_window": 512, "hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 262144,
+        "global_head_dim": 512, "sliding_window": 512, "hidden_size_per_layer_input": 256,
+        "vocab_size_per_layer_input": 262144, "backbone_hidden_size": 1536, "num_centroids": 2048,
         "rope_parameters": {
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
             "full_attention": {
@@ -109,7 +110,7 @@ const ALL_TYPES: &str = r#"{
         "vocab_size": 262144, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30,
         "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
         "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 262144, "rms_norm_eps": 1e-6,
-        "sliding_window": 1024,
+        "global_head_dim": 512, "sliding_window": 1024, "backbone_hidden_size": 3840, "num_centroids": 2048,
         "rope_parameters": {
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
             "full_attention": {

@@ -124,6 +124,16 @@ impl<'a> HfConfig<'a> {
         self.list(key)?.unwrap_or_default().iter().map(count).collect()
     }
 
+    /// A list of layers by the number of those that have run when each is done, empty if the key is absent; -1 is the
+    /// embedding, before any.
+    pub(crate) fn layers_done(&self, key: &str) -> Result<Vec<usize>> {
+        let done = |v: &Value| {
+            let done = v.as_i64().and_then(|layer| layer.checked_add(1)?.try_into().ok());
+            done.ok_or_else(|| self.wrong(key, v, "layers, or -1 for the embedding"))
+        };
+        self.list(key)?.unwrap_or_default().iter().map(done).collect()
+    }
+
     /// A number in the rope section that is not about rotation.
     pub(crate) fn rope_number(&self, key: &str) -> Result<Option<f64>> {
         Self { section: self.rope_section(None), ..*self }.number(key)

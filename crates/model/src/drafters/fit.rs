@@ -83,7 +83,7 @@ pub(crate) fn feature_width(path: &Path, width: usize) -> Result<usize> {
 pub(crate) enum LayerIds {
     /// `i` is what goes into layer `i` (speculators, vLLM, GGUF, EAGLE-3's own defaults).
     Inputs,
-    /// `i` is what comes out of layer `i` (z-lab, DeepSpec, transformers, SpecForge).
+    /// `i` is what comes out of layer `i` (DeepSpec, SpecForge).
     Outputs,
 }
 

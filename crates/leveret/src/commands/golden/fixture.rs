@@ -5,12 +5,21 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use leveret_model::formats::Safetensors;
 use leveret_model::formats::safetensors::Dtype;
+use leveret_model::{KvType, LoadOptions, Model, Precision, Source};
 use serde_json::Value;
 
 /// A JSON file.
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let name = || path.display().to_string();
     serde_json::from_str(&std::fs::read_to_string(path).with_context(name)?).with_context(name)
+}
+
+/// The model of a case. Its texts may be longer than what it was made for: the references do not mind.
+pub(crate) fn load(source: &Source, threads: usize, precision: Precision) -> leveret_model::Result<Model> {
+    let options = LoadOptions { threads, kv: KvType::F32, precision, context: None };
+    let mut model = Model::load(source, &options)?;
+    model.allow_context(1 << 16);
+    Ok(model)
 }
 
 /// A key that must be there.

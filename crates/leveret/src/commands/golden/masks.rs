@@ -5,11 +5,11 @@ use std::path::Path;
 
 use anyhow::Result;
 use leveret_model::golden::Golden;
-use leveret_model::{KvType, LoadOptions, LogitRows, Model, Pass, Precision, Source, Target};
+use leveret_model::{LogitRows, Model, Pass, Precision, Source, Target};
 use leveret_spec::SamplingParams;
 use leveret_spec::drafters::MaskDrafter;
 
-use super::fixture::{Table, distance, greater, integers, table};
+use super::fixture::{Table, distance, greater, integers, load, table};
 use super::report::Report;
 use crate::law::check_text;
 
@@ -28,8 +28,7 @@ pub(crate) fn compare(dir: &Path, threads: usize, report: &mut Report) -> Result
         let wrong =
             (named != Some(mask as u32)).then(|| format!("the files name {named:?}, expected {mask}"));
         report.count(&format!("{layout} mask token"), 1, &wrong.into_iter().collect::<Vec<_>>());
-        let options = LoadOptions { threads, kv: KvType::F32, precision: Precision::Float, context: None };
-        let model = Model::load(&source, &options)?;
+        let model = load(&source, threads, Precision::Float)?;
         let mut case = Case { golden: &golden, layout, model, mask: mask as u32, masks };
         for i in 0..golden.json()["prompts"].as_array().map_or(0, Vec::len) {
             case.prompt(i, report)?;

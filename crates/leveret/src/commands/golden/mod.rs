@@ -25,7 +25,7 @@ use report::Report;
 #[command(
     after_help = "DIR is one case: a target (golden.json and target/), drafters for one (drafter*/), quantised files (golden.json and
 model-TYPE.gguf), tokenizers and chat templates, or sampling. One line for each compared quantity;
-exit code 1 if one differs or nothing could be compared."
+exit code 1 if one differs, a model is not supported, or nothing could be compared."
 )]
 pub(crate) struct Args {
     /// Folder of the case.

@@ -12,6 +12,8 @@ use anyhow::{Result, bail};
 pub(crate) struct Report {
     compared: usize,
     wrong: usize,
+    /// Parts of the reference that nothing was compared with.
+    skipped: usize,
 }
 
 impl Report {
@@ -37,7 +39,8 @@ impl Report {
     }
 
     /// Something in the folder that this version does not compare.
-    pub(crate) fn not_yet(&self, what: &str, why: &str) {
+    pub(crate) fn not_yet(&mut self, what: &str, why: &str) {
+        self.skipped += 1;
         say(&format!("{what:<44} not yet supported{}{why}", if why.is_empty() { "" } else { ": " }));
     }
 
@@ -49,13 +52,17 @@ impl Report {
 
     /// Exit code 1 if something differed.
     pub(crate) fn finish(&self, dir: &Path) -> Result<ExitCode> {
+        let skipped = match self.skipped {
+            0 => String::new(),
+            count => format!("; {count} were not compared"),
+        };
         match (self.compared, self.wrong) {
             (0, _) => bail!("{}: nothing in it can be compared by this version", dir.display()),
             (all, 0) => {
-                say(&format!("{}: {all} quantities, all ok", dir.display()));
+                say(&format!("{}: {all} quantities, all ok{skipped}", dir.display()));
                 Ok(ExitCode::SUCCESS)
             }
-            (all, wrong) => bail!("{}: {wrong} of {all} quantities differ", dir.display()),
+            (all, wrong) => bail!("{}: {wrong} of {all} quantities differ{skipped}", dir.display()),
         }
     }
 }

@@ -12,8 +12,9 @@ use sha2::{Digest, Sha256};
 
 use super::fixture::{ids, key, read_json};
 use super::report::Report;
+use crate::catalogue::Catalogue;
 use crate::model::meta_text;
-use crate::pull::Store;
+use crate::pull::{self, Store};
 
 /// Models of the store by what they call themselves.
 fn local_models() -> Result<BTreeMap<String, Source>> {
@@ -28,19 +29,32 @@ fn local_models() -> Result<BTreeMap<String, Source>> {
     Ok(models)
 }
 
-/// Texts and ids of published models, which must have been pulled.
+/// Texts and ids of published models, which are fetched if need be.
 pub(crate) fn real_tokenizers(path: &Path, report: &mut Report) -> Result<()> {
     let golden = read_json(path)?;
     let local = local_models()?;
     for (model, facts) in key(&golden, "models")?.as_object().into_iter().flatten() {
         let name = facts["name"].as_str().unwrap_or_default();
-        match local.get(name) {
-            Some(source) => texts(&format!("tokenizer {model}"), &source.tokenizer()?, facts, false, report)?,
-            None => report
-                .failed(&format!("tokenizer {model}"), &format!("model {name:?} is not here; leveret pull")),
+        let what = format!("tokenizer {model}");
+        let tokenizer = match local.get(name) {
+            Some(source) => source.tokenizer().map_err(anyhow::Error::from),
+            None => fetched(name).and_then(|source| Ok(source.tokenizer()?)),
+        };
+        match tokenizer {
+            Ok(tokenizer) => texts(&what, &tokenizer, facts, false, report)?,
+            Err(error) => report.failed(&what, &format!("{error:#}")),
         }
     }
     Ok(())
+}
+
+/// The catalogue's model that calls itself `name`.
+fn fetched(name: &str) -> Result<Source> {
+    let catalogue = Catalogue::load()?;
+    let entry = catalogue.models.iter().find(|entry| !name.is_empty() && entry.inside == name);
+    let entry =
+        entry.with_context(|| format!("no model in the catalogue calls itself {name:?}; leveret pull it"))?;
+    Ok(Source::open(pull::resolve(Some(&entry.name))?)?)
 }
 
 /// Texts and ids of the tokenizers in the other cases, and of those cases' GGUF files.

@@ -1,6 +1,6 @@
 //! What a block drafter is, whatever files described it.
 
-use super::{LayerIds, MapRule};
+use super::MapRule;
 use crate::config::{Config, TensorNames};
 use crate::drafters::fit::refuse_per_layer;
 use crate::load::Source;
@@ -14,9 +14,8 @@ pub(crate) struct BlockConfig {
     pub(crate) dialect: &'static str,
     /// Its layers; embedding and head of it are not read.
     pub(crate) layers: Config,
-    /// Layers of the target whose features it reads, as the format counts them.
+    /// For each feature that it reads the number of the target's layers that have run before.
     pub(crate) ids: Vec<usize>,
-    pub(crate) rule: LayerIds,
     /// The same as taps, once they have been checked.
     pub(crate) taps: Vec<Tap>,
     /// Layers of the target that it was made for, if the files say so.

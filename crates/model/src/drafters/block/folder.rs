@@ -2,9 +2,9 @@
 //! transformers library, and AngelSpec. They differ in where keys stand, how they count layers,
 //! which rows guess, and which rows of a block see each other.
 
+use super::MapRule;
 use super::config::{BlockConfig, BlockNames};
 use super::gguf::CANDIDATES;
-use super::{LayerIds, MapRule};
 use crate::arch;
 use crate::config::hf::HfConfig;
 use crate::config::{Config, Head};
@@ -109,7 +109,7 @@ pub(super) fn read(folder: &Folder, target: Option<&Config>) -> Result<BlockConf
 
     let ids = match dialect {
         Dialect::Speculators => keys.counts("aux_hidden_state_layer_ids")?,
-        _ => keys.counts("target_layer_ids")?,
+        _ => keys.layers_done("target_layer_ids")?,
     };
     let target_layers = match dialect {
         // It counts the features there.
@@ -117,7 +117,9 @@ pub(super) fn read(folder: &Folder, target: Option<&Config>) -> Result<BlockConf
         _ => keys.count("num_target_layers")?,
     };
     let ids = match (ids.is_empty(), target_layers.or(target.map(|t| t.layers.len()))) {
-        (true, Some(of)) if dialect != Dialect::Speculators => spread(count, of),
+        (true, Some(of)) if dialect != Dialect::Speculators => {
+            spread(count, of).into_iter().map(|output| output.saturating_add(1)).collect()
+        }
         _ => ids,
     };
     let shifted = keys.flag("sample_from_anchor")?.or(keys.flag("shift_label")?);
@@ -133,10 +135,6 @@ pub(super) fn read(folder: &Folder, target: Option<&Config>) -> Result<BlockConf
         dialect: dialect.name(),
         causal: causal(dialect, family, &keys, &sliding)?,
         ids,
-        rule: match dialect {
-            Dialect::Speculators => LayerIds::Inputs,
-            _ => LayerIds::Outputs,
-        },
         taps: Vec::new(),
         target_layers,
         rows: match (keys.count("block_size")?, dialect) {
@@ -202,7 +200,15 @@ fn read_layers(path: &Path, keys: &Map<String, Value>, target: Option<&Config>) 
     if keys.get("layer_types").is_some_and(Value::is_array) {
         keys.remove("use_sliding_window");
     }
-    arch::from_hf(path, &Value::Object(keys))
+    // Each layer has keys and values of its own. A copy of a Gemma 4's configuration still says how many share them
+    // there, which here decides over the widths of MLPs alone.
+    let copied = arch::unchecked_from_hf(path, &Value::Object(keys.clone()))?;
+    keys.remove("num_kv_shared_layers");
+    let mut layers = arch::from_hf(path, &Value::Object(keys))?;
+    for (layer, copied) in layers.layers.iter_mut().zip(copied.layers) {
+        layer.mlp = copied.mlp;
+    }
+    Ok(layers)
 }
 
 /// Gives sliding layers their window; returns which they are.

@@ -1,8 +1,8 @@
 //! GGUF files of block drafters, as llama.cpp's converter writes them, and with the keys of
 //! docs/gguf.md for what it has none for.
 
+use super::MapRule;
 use super::config::{BlockConfig, BlockNames};
-use super::{LayerIds, MapRule};
 use crate::config::gguf::{GgufConfig, GgufFamily};
 use crate::config::{Activation, Config};
 use crate::formats::Gguf;
@@ -58,7 +58,6 @@ pub(super) fn read(gguf: &Gguf, target: Option<&Config>) -> Result<BlockConfig> 
         family,
         dialect: "gguf",
         ids: keys.require("target_layers")?,
-        rule: LayerIds::Inputs,
         taps: Vec::new(),
         target_layers: keys.get("target_block_count")?,
         rows: keys.require("block_size")?,

@@ -103,7 +103,8 @@ fn read<P: Pack>(
         Files::Gguf(gguf) => gguf::read(gguf, target)?,
         Files::Folder(folder) => folder::read(folder, target)?,
     };
-    config.taps = config.rule.taps(source.path(), &config.ids, target.map(|t| t.layers.len()), options)?;
+    config.taps =
+        LayerIds::Inputs.taps(source.path(), &config.ids, target.map(|t| t.layers.len()), options)?;
     let shapes = config.check(source)?;
     let claims = Claims {
         hidden: Some(shapes.target_hidden),

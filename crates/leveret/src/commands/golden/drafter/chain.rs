@@ -13,7 +13,9 @@ pub(super) struct Text {
     pub(super) tokens: Vec<u32>,
     /// Length of the prompt.
     pub(super) start: usize,
-    pub(super) vocab: usize,
+    vocab: usize,
+    /// Whether a drafter may score tokens that its reference has no scores for.
+    pub(super) wider: bool,
     taps: Vec<Tap>,
     /// By tap, then by row.
     values: Vec<Vec<Vec<f32>>>,
@@ -37,7 +39,13 @@ impl Text {
         model.forward(&mut [pass], taps)?;
         let rows = |tap: usize| (0..tokens.len()).map(|row| model.feature(tap, row).to_vec()).collect();
         let values = (0..taps.len()).map(rows).collect();
-        Ok(Self { start, vocab: model.vocab_size(), taps: taps.to_vec(), values, tokens })
+        Ok(Self { start, vocab: model.vocab_size(), wider: false, taps: taps.to_vec(), values, tokens })
+    }
+
+    /// All taps of the first row, then those of the next.
+    pub(super) fn features(&self) -> Vec<f32> {
+        let row = |row: usize| self.values.iter().flat_map(move |tap| &tap[row]);
+        (0..self.tokens.len()).flat_map(row).copied().collect()
     }
 
     /// A guesser at the beginning of the text.
@@ -202,14 +210,15 @@ impl Draft {
     }
 
     /// The distance of every logit from those recorded of round `round`: over the drafter's own
-    /// candidates, or over all `vocab` tokens.
+    /// candidates, or over all tokens that the target of `text` has.
     pub(super) fn distance<'a>(
         &'a self,
         expected: &'a Table,
         round: usize,
         depth: usize,
-        vocab: usize,
+        text: &Text,
     ) -> impl Iterator<Item = f32> + 'a {
+        let (vocab, wider) = (text.vocab, text.wider);
         let width = expected.values.len() / (expected.rows * depth).max(1);
         self.logits.iter().zip(&self.candidates).enumerate().map(move |(k, (logits, tokens))| {
             let recorded = recorded(expected, round * depth + k, width);
@@ -225,7 +234,7 @@ impl Draft {
                 return f32::INFINITY;
             }
             let distance = |(&a, &b): (&f32, &f32)| match (a > NONE, b > NONE) {
-                (true, false) if tokens.is_none() && width == vocab => 0.0,
+                (true, false) if wider && tokens.is_none() && width == vocab => 0.0,
                 (true, true) => (a - b).abs(),
                 (false, false) if !a.is_nan() => 0.0,
                 _ => f32::INFINITY,
