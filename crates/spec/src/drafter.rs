@@ -1,7 +1,9 @@
 //! What a drafter is: a source of guesses that reads the text and proposes what may follow.
 
+use std::any::Any;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use leveret_model::Tap;
 use leveret_model::drafters::Features;
@@ -43,6 +45,8 @@ pub struct Worth {
     pub pass_seconds: f64,
     /// Least chance of a token, given what precedes it, that is asked for.
     pub least_given: f32,
+    /// Tokens by which a draft that takes time is expected to gain more than it takes, besides what must be read for it.
+    pub gain: f64,
     /// Drafts that take time have been losing some: nothing of them will be verified, and they had better wait.
     pub parked: bool,
 }
@@ -128,6 +132,28 @@ impl fmt::Debug for Round<'_> {
     }
 }
 
+/// What a drafter has learned that holds for the next text as well. Only its own kind knows what that is.
+#[derive(Clone)]
+pub struct Lessons(Arc<dyn Any + Send + Sync>);
+
+impl Lessons {
+    /// Lessons that [`of`](Self::of) the same type finds.
+    pub fn new<T: Any + Send + Sync>(lessons: T) -> Self {
+        Self(Arc::new(lessons))
+    }
+
+    /// The lessons of this type; `None` where they are another drafter's.
+    pub fn of<T: Any>(&self) -> Option<&T> {
+        self.0.downcast_ref()
+    }
+}
+
+impl fmt::Debug for Lessons {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lessons").finish_non_exhaustive()
+    }
+}
+
 /// A source of guesses. It reads the context and returns tokens and estimates, so by its type it
 /// can change the speed of a session but not its text.
 ///
@@ -169,6 +195,16 @@ pub trait Drafter: Send {
 
     /// Learns from a pass.
     fn observe(&mut self, round: &Round<'_>);
+
+    /// What it has learned that the next text need not teach again: what its own work takes, not what texts are like.
+    fn lessons(&self) -> Option<Lessons> {
+        None
+    }
+
+    /// Goes on from what one of its kind has learned from other texts. It has not been asked before.
+    fn remember(&mut self, lessons: &Lessons) {
+        let _ = lessons;
+    }
 
     /// Its name and why it has stopped guessing, if something went wrong. The text goes on without it.
     fn trouble(&self) -> Option<&str> {

@@ -24,7 +24,7 @@ pub mod verify;
 
 pub use control::{Control, CostCurve, Experience, measure};
 pub use draft::{Draft, Draws, Node};
-pub use drafter::{Context, Drafter, PassRows, Probe, Round, Worth};
+pub use drafter::{Context, Drafter, Lessons, PassRows, Probe, Round, Worth};
 pub use error::{Error, Result};
 pub use random::{SplitMix64, mix};
 pub use sampler::{Choice, Distribution, Draw, DrawScratch, Noise, Sampler, SamplingParams, TokenLogprobs};

@@ -94,6 +94,9 @@ impl<T: Target> Session<T> {
     /// the same.
     #[must_use]
     pub fn with_experience(mut self, experience: Experience) -> Self {
+        if let (Some(drafter), Some(lessons)) = (&mut self.drafter, experience.lessons()) {
+            drafter.remember(lessons);
+        }
         self.control.remember(experience);
         self
     }

@@ -63,7 +63,7 @@ pub struct Stats {
     pub rounds: usize,
     /// Rounds of a session with a drafter in which nothing was drafted.
     pub parked: usize,
-    /// Tokens that all rounds together committed; [`tau`](Self::tau) is their mean.
+    /// Tokens of the output that came with these rounds.
     pub committed: usize,
     /// Rows that drafts took up.
     pub drafted: usize,
@@ -83,9 +83,10 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Tokens per round; 0 before the first.
+    /// Tokens drawn per round, an end-of-text token among them; 0 before the first. A round draws one token behind
+    /// those of its draft that were taken.
     pub fn tau(&self) -> f64 {
-        ratio(self.committed as f64, self.rounds as f64)
+        ratio((self.rounds + self.accepted) as f64, self.rounds as f64)
     }
 
     /// Tokens per second of decoding, the prompt and the token that comes with it left out.

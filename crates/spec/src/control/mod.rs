@@ -14,7 +14,7 @@ mod policy;
 mod shape;
 
 use crate::draft::Draft;
-use crate::drafter::Worth;
+use crate::drafter::{Lessons, Worth};
 use clock::Clock;
 use estimator::{Estimator, Reached};
 use parking::Parking;
@@ -28,16 +28,30 @@ pub use policy::Control;
 const MEMORY: f64 = 128.0;
 /// Rounds of plain decoding that a text is taken to have behind it at its start.
 const START: f64 = 8.0;
+/// Tokens that a draft which takes time is taken to gain beyond that, where nobody knows better.
+const GAIN: f64 = 1.0;
 /// One-row passes from which on a draft counts as one that takes time: more than trees of earlier text take beside a
 /// small model, less than a step of a draft model.
 const SLOW: f64 = 0.2;
 
 /// What was learned while a text was written and holds for the next one of the same model, on the same machine, with
-/// the same drafter: how the machine departs from the cost curve of late, and what the drafter's chances are worth.
+/// the same drafter: how the machine departs from the cost curve of late, what the drafter's chances are worth, and
+/// what the drafter itself has learned.
 #[derive(Debug, Clone, Default)]
 pub struct Experience {
     clock: Clock,
     estimator: Estimator,
+    drafter: Option<Lessons>,
+}
+
+impl Experience {
+    pub(crate) fn lessons(&self) -> Option<&Lessons> {
+        self.drafter.as_ref()
+    }
+
+    pub(crate) fn with_lessons(self, drafter: Option<Lessons>) -> Self {
+        Self { drafter, ..self }
+    }
 }
 
 /// Decides how much of each draft of one text is verified. Time is in passes of one row.
@@ -147,6 +161,7 @@ impl Controller {
             row: self.extra(1 + ROWS, context) / ROWS as f64,
             pass_seconds: self.pass_seconds(context),
             least_given,
+            gain: GAIN,
             parked: self.parked(true),
         }
     }

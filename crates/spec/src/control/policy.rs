@@ -89,6 +89,11 @@ impl Control {
         }
     }
 
+    /// Whether it goes on alike whatever guesses cost and gain.
+    pub fn is_fixed(self) -> bool {
+        matches!(self, Self::Fixed(_) | Self::PMin(_))
+    }
+
     /// Whether the rule looks at costs, and so at chances that are right on average.
     pub(super) fn counts_costs(self) -> bool {
         matches!(self, Self::Price | Self::Ratio)

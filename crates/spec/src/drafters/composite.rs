@@ -10,11 +10,11 @@ mod union;
 
 use leveret_model::Tap;
 
-use part::Part;
-use union::Union;
+use part::{Part, PartLessons};
+use union::{Union, Views};
 
 use crate::draft::Draft;
-use crate::drafter::{Context, Drafter, Probe, Round};
+use crate::drafter::{Context, Drafter, Lessons, Probe, Round};
 
 /// Several drafters behind one. The origin of a node is the index of the part that was surest of it.
 pub struct Composite {
@@ -25,6 +25,12 @@ pub struct Composite {
     asked_at: usize,
     /// What the parts that take no time propose together.
     guessed: Draft,
+}
+
+/// What all parts have learned, and what their agreement is worth.
+struct Learned {
+    parts: Vec<PartLessons>,
+    views: Views,
 }
 
 impl std::fmt::Debug for Composite {
@@ -130,6 +136,19 @@ impl Drafter for Composite {
         for part in &mut self.parts {
             part.drafter.observe(round);
         }
+    }
+
+    fn lessons(&self) -> Option<Lessons> {
+        let parts = self.parts.iter().map(Part::lessons).collect();
+        Some(Lessons::new(Learned { parts, views: self.union.views().clone() }))
+    }
+
+    fn remember(&mut self, lessons: &Lessons) {
+        let Some(learned) = lessons.of::<Learned>().filter(|it| it.parts.len() == self.parts.len()) else {
+            return;
+        };
+        self.union.believe(learned.views.clone());
+        self.parts.iter_mut().zip(&learned.parts).for_each(|(part, lessons)| part.remember(lessons));
     }
 
     /// The first part's that has any.
@@ -239,7 +258,7 @@ mod tests {
             }
             proposed(&mut both, &context, 40).len() == expected + 3
         };
-        assert!(asked(0, None, 0, 0) && asked(8, None, 0, 0) && !asked(30, None, 0, 0));
+        assert!(asked(0, None, 0, 0) && asked(4, None, 0, 0) && !asked(30, None, 0, 0));
         assert!(asked(0, Some(1.2), 20, 3) && !asked(0, Some(3.2), 20, 3));
         assert!(asked(0, Some(0.3), 20, 1) && !asked(0, Some(1.2), 20, 1));
         assert!(asked(0, Some(1.2), 1, 0), "one failure says little");

@@ -12,10 +12,12 @@ use leveret_model::drafters::{Branch, Committed, Guesser, Network};
 
 use super::ahead::Ahead;
 use super::breadth::Breadth;
-use super::pace::{Mean, Pace};
+use super::pace::Mean;
+use super::reading::{Reading, Seconds};
 use super::reliability::Reliability;
+use crate::control::CostCurve;
 use crate::draft::{Draft, Node};
-use crate::drafter::{Context, Drafter, Round};
+use crate::drafter::{Context, Drafter, Lessons, Round};
 use crate::error::Result;
 use crate::sampler::{Choice, DrawScratch};
 use std::sync::Arc;
@@ -26,14 +28,6 @@ const CHOICES: usize = 4;
 const WIDTH: usize = 6;
 /// Deepest draft of a network that has no limit of its own.
 const DEPTH: usize = 16;
-/// Tokens since the last draft up to which reading them counts as a part of drafting.
-const CLOSE: usize = 24;
-/// Tokens that are read for each round in which a draft was wanted and there was none: a reader that tries itself in
-/// every text shall not make short ones slower.
-const READ_FOR_EACH: usize = 10;
-/// The end of a text with which a network makes do where reading all of it is not affordable. What is read in vain then
-/// costs half a dozen passes.
-const WINDOW: usize = 128;
 
 /// The drafter of one text that asks a network.
 pub struct NetworkDrafter {
@@ -46,13 +40,7 @@ pub struct NetworkDrafter {
     /// All that was considered for the last draft, until the text has told what came true. The first
     /// is the text.
     guesses: Vec<Guess>,
-    /// Length of the text that they follow.
-    after: usize,
-    /// Rounds since the last draft in which one was wanted.
-    wanted: usize,
-    /// Where in the text it began; it makes do without what stands before.
-    from: usize,
-    pace: Pace,
+    reading: Reading,
     /// Seconds of looking behind one level.
     step: Mean,
     trouble: Option<String>,
@@ -100,10 +88,7 @@ impl NetworkDrafter {
             guesser: network.guesser(capacity)?,
             reliability: Reliability::default(),
             guesses: Vec::new(),
-            after: 0,
-            from: 0,
-            wanted: 0,
-            pace: Pace::default(),
+            reading: Reading::default(),
             step: Mean::default(),
             trouble: None,
             ahead: Ahead::default(),
@@ -121,20 +106,6 @@ impl NetworkDrafter {
         self.trouble = Some(stopped(&self.name, error));
     }
 
-    /// Where in the text the network is to begin reading, or began: as early as the rounds pay for that went without a
-    /// draft. `None` when they do not pay for the end of the text.
-    fn affordable(&mut self, tokens: usize) -> Option<usize> {
-        self.wanted += 1;
-        let earned = CLOSE.max(self.wanted * READ_FOR_EACH);
-        let window = tokens.saturating_sub(WINDOW);
-        [self.from, window].into_iter().find(|&from| earned >= self.unread(from, tokens))
-    }
-
-    /// Tokens to be read before a draft after `tokens`, if reading begins at `from`.
-    fn unread(&self, from: usize, tokens: usize) -> usize {
-        if from == self.from { self.guesser.unread(tokens - from) } else { tokens - from }
-    }
-
     /// Opens a draft: the text is the first guess and the first level.
     fn open(&mut self, context: &Context<'_>) -> Result<()> {
         self.guesser.score_first(self.breadth.of(context.tokens));
@@ -143,7 +114,7 @@ impl NetworkDrafter {
         if self.guesser.reads_ahead() {
             self.ahead.follow(0, context.guessed, &mut self.branches);
         }
-        self.guesser.begin_with(&context.tokens[self.from..], &self.branches)?;
+        self.guesser.begin_with(&context.tokens[self.reading.from..], &self.branches)?;
         let text = Guess { token: 0, parent: 0, depth: 0, rank: 0, own: 1.0, chance: 1.0, branch: 0 };
         self.guesses.push(text);
         self.level.clear();
@@ -305,11 +276,11 @@ impl NetworkDrafter {
 
     /// Compares the last draft with the text that followed it.
     fn learn(&mut self, tokens: &[u32]) {
-        if self.guesses.is_empty() || tokens.len() <= self.after {
+        if self.guesses.is_empty() || tokens.len() <= self.reading.after {
             return;
         }
         let (mut at, mut gained) = (0, 0);
-        for &token in &tokens[self.after..] {
+        for &token in &tokens[self.reading.after..] {
             let mut came_true = None;
             for (i, guess) in self.guesses.iter().enumerate().skip(1).filter(|(_, g)| g.parent == at) {
                 let hit = guess.token == token;
@@ -320,7 +291,7 @@ impl NetworkDrafter {
             at = next;
             gained += 1;
         }
-        self.pace.gained(gained);
+        self.reading.gained(gained);
         self.guesses.clear();
     }
 }
@@ -331,7 +302,7 @@ impl Drafter for NetworkDrafter {
     }
 
     fn seconds(&self) -> Option<f64> {
-        self.pace.seconds()
+        self.reading.seconds()
     }
 
     fn taps(&self) -> &[Tap] {
@@ -342,17 +313,12 @@ impl Drafter for NetworkDrafter {
         if self.trouble.is_some() || rows == 0 {
             return;
         }
-        let Some(from) = self.affordable(context.tokens.len()) else { return };
-        if !self.pace.pays(&context.worth) {
+        let tokens = context.tokens.len();
+        let unread = self.guesser.unread(tokens - self.reading.from);
+        if !self.reading.may_draft(tokens, unread, &context.worth) {
             return;
         }
-        self.pace.looked();
         self.guesses.clear();
-        let tokens = context.tokens.len();
-        let behind = (tokens - self.after.min(tokens)).max(self.unread(from, tokens));
-        self.from = from;
-        self.after = context.tokens.len();
-        self.wanted = 0;
         let start = Instant::now();
         let grown = match context.draw.wants_laws() {
             true => self.grow_drawn(context, rows, draft),
@@ -361,10 +327,7 @@ impl Drafter for NetworkDrafter {
         if let Err(error) = grown {
             self.fail(&error);
         }
-        // Reading what was passed over, the prompt above all, is no part of the drafts to come.
-        if behind <= CLOSE {
-            self.pace.took(start.elapsed().as_secs_f64());
-        }
+        self.reading.took(start.elapsed().as_secs_f64());
     }
 
     fn observe(&mut self, round: &Round<'_>) {
@@ -383,9 +346,33 @@ impl Drafter for NetworkDrafter {
         }
     }
 
+    fn lessons(&self) -> Option<Lessons> {
+        Some(Lessons::new(Times { reading: self.reading.lessons(), step: self.step.get() }))
+    }
+
+    fn remember(&mut self, lessons: &Lessons) {
+        if let Some(times) = lessons.of::<Times>() {
+            self.reading.remember(times.reading);
+            times.step.into_iter().for_each(|seconds| self.step.record(seconds));
+        }
+    }
+
     fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
     }
+}
+
+/// What the network's work takes on this machine.
+pub(super) struct Times {
+    pub(super) reading: Seconds,
+    pub(super) step: Option<f64>,
+}
+
+/// What a network that reads the text itself can know before its first text, of the seconds of its passes.
+pub fn network_lessons(costs: &CostCurve) -> Lessons {
+    const MANY: usize = 32;
+    let (one, many) = (costs.time(1, 0), costs.time(MANY, 0));
+    Lessons::new(Times { reading: Seconds::of_reading(many / MANY as f64), step: Some(one) })
 }
 
 /// What is said of a drafter that has failed.

@@ -9,11 +9,11 @@ use std::time::Instant;
 use leveret_model::drafters::{Branch, Guesser, Network};
 use leveret_model::tokenizer::Tokenizer;
 
-use super::network::stopped;
-use super::pace::Pace;
+use super::network::{Times, stopped};
+use super::reading::Reading;
 use super::reliability::Reliability;
 use crate::draft::Draft;
-use crate::drafter::{Context, Drafter, Round};
+use crate::drafter::{Context, Drafter, Lessons, Round};
 use crate::error::Result;
 use crate::sampler::{Choice, Draw, DrawScratch};
 
@@ -29,14 +29,15 @@ pub struct TranslatedDrafter {
     /// Spells the target's tokens, and the draft model's.
     target: Arc<Tokenizer>,
     own: Arc<Tokenizer>,
-    /// Tokens of the target that are settled, and their spelling in the draft model's.
+    /// The BOS of the draft model, where its texts begin with one. It opens all that is read.
+    bos: Option<u32>,
+    /// Tokens of the target that are settled, and the spelling in the draft model's of those from where it began.
     settled: usize,
     text: Vec<u32>,
     reliability: Reliability,
-    pace: Pace,
+    reading: Reading,
     /// What was guessed last: tokens and what the draft model said of each.
     guessed: Vec<(u32, f32)>,
-    after: usize,
     trouble: Option<String>,
     choices: Vec<Choice>,
     scratch: DrawScratch,
@@ -56,22 +57,26 @@ impl TranslatedDrafter {
         Ok(Self {
             // The other spelling may be longer.
             guesser: network.guesser(capacity.saturating_mul(2))?,
+            bos: own.bos().filter(|_| own.adds_bos()),
             target,
             own,
             settled: 0,
             text: Vec::new(),
             reliability: Reliability::default(),
-            pace: Pace::default(),
+            reading: Reading::default(),
             guessed: Vec::new(),
-            after: 0,
             trouble: None,
             choices: Vec::new(),
             scratch: DrawScratch::default(),
         })
     }
 
-    /// Spells the text in the draft model's tokens; the end of it anew each time.
+    /// Spells the text in the draft model's tokens, from where it is read; the end of it anew each time.
     fn spell(&mut self, tokens: &[u32]) -> Result<Vec<u32>> {
+        if self.settled < self.reading.from {
+            self.settled = self.reading.from;
+            self.text.clear();
+        }
         while tokens.len() - self.settled > 2 * TAIL {
             let end = self.boundary(tokens, self.settled + TAIL..self.settled + 2 * TAIL);
             let part = self.target.decode(&tokens[self.settled..end]);
@@ -79,7 +84,7 @@ impl TranslatedDrafter {
             self.settled = end;
         }
         let tail = self.target.decode(&tokens[self.settled..]);
-        Ok([&self.text[..], &self.own.encode(&tail, true)?].concat())
+        Ok([self.bos.as_slice(), &self.text, &self.own.encode(&tail, true)?].concat())
     }
 
     /// The first token in `range` that starts a word or a line: tokens rarely reach across there.
@@ -142,6 +147,10 @@ impl TranslatedDrafter {
 
     fn guess(&mut self, context: &Context<'_>, rows: usize) -> Result<()> {
         let text = self.spell(context.tokens)?;
+        // Special tokens alone spell nothing.
+        if text.is_empty() {
+            return Ok(());
+        }
         let written = self.write_on(&text, rows)?;
         self.guessed = self.translate(context.tokens, &written)?;
         Ok(())
@@ -149,18 +158,19 @@ impl TranslatedDrafter {
 
     /// Compares the last guesses with the text that followed them.
     fn learn(&mut self, tokens: &[u32]) {
-        if self.guessed.is_empty() || tokens.len() <= self.after {
+        if self.guessed.is_empty() || tokens.len() <= self.reading.after {
             return;
         }
         let mut gained = 0;
-        for (depth, (&(guess, own), &token)) in self.guessed.iter().zip(&tokens[self.after..]).enumerate() {
+        let came = &tokens[self.reading.after..];
+        for (depth, (&(guess, own), &token)) in self.guessed.iter().zip(came).enumerate() {
             self.reliability.record(depth, 0, own, guess == token);
             if guess != token {
                 break;
             }
             gained += 1;
         }
-        self.pace.gained(gained);
+        self.reading.gained(gained);
         self.guessed.clear();
     }
 }
@@ -171,21 +181,25 @@ impl Drafter for TranslatedDrafter {
     }
 
     fn seconds(&self) -> Option<f64> {
-        self.pace.seconds()
+        self.reading.seconds()
     }
 
     fn propose(&mut self, context: &Context<'_>, rows: usize, draft: &mut Draft) {
-        if self.trouble.is_some() || rows == 0 || !self.pace.pays(&context.worth) {
+        if self.trouble.is_some() || rows == 0 {
             return;
         }
-        self.pace.looked();
-        self.after = context.tokens.len();
+        let tokens = context.tokens.len();
+        // Each draft reads all that there is; counted in the target's tokens, so that none need be spelled for it.
+        let unread = tokens - self.reading.after.min(tokens);
+        if !self.reading.may_draft(tokens, unread, &context.worth) {
+            return;
+        }
         self.guessed.clear();
         let start = Instant::now();
         if let Err(error) = self.guess(context, rows) {
             self.trouble = Some(stopped(self.name(), &error));
         }
-        self.pace.took(start.elapsed().as_secs_f64());
+        self.reading.took(start.elapsed().as_secs_f64());
         let (mut parent, mut chance) = (None, 1.0);
         for (depth, &(token, own)) in self.guessed.iter().take(rows).enumerate() {
             chance *= self.reliability.chance(depth, 0, own);
@@ -195,6 +209,14 @@ impl Drafter for TranslatedDrafter {
 
     fn observe(&mut self, round: &Round<'_>) {
         self.learn(round.context.tokens);
+    }
+
+    fn lessons(&self) -> Option<Lessons> {
+        Some(Lessons::new(Times { reading: self.reading.lessons(), step: None }))
+    }
+
+    fn remember(&mut self, lessons: &Lessons) {
+        lessons.of::<Times>().into_iter().for_each(|times| self.reading.remember(times.reading));
     }
 
     fn trouble(&self) -> Option<&str> {
@@ -207,3 +229,6 @@ impl fmt::Debug for TranslatedDrafter {
         f.debug_struct("TranslatedDrafter").field("settled", &self.settled).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

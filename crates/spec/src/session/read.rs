@@ -63,8 +63,9 @@ impl<T: Target> Session<T> {
     }
 
     /// What was learned of machine and drafter so far: see [`with_experience`](Self::with_experience).
-    pub fn experience(&self) -> &Experience {
-        self.control.experience()
+    pub fn experience(&self) -> Experience {
+        let drafter = self.drafter.as_ref().and_then(|drafter| drafter.lessons());
+        self.control.experience().clone().with_lessons(drafter)
     }
 
     /// Which drafter has stopped guessing, and why, if something went wrong with one. The text is the same.

@@ -66,7 +66,7 @@ fn write_after(
     };
     assert!(session.step(target).unwrap().tokens.is_empty());
     assert_eq!((session.output(), session.text()), (&ids[..], &text[..]));
-    known.clone_from(session.experience());
+    *known = session.experience();
     (Outcome { ids, text, logprobs, finish }, session.stats().clone())
 }
 

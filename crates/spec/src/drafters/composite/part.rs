@@ -1,12 +1,12 @@
 //! One of several drafters: its proposal, and whether it is worth asking for when that takes time.
 
 use crate::draft::Draft;
-use crate::drafter::{Context, Drafter};
+use crate::drafter::{Context, Drafter, Lessons, Worth};
 
 /// Tokens that a draft is taken to add to what others propose, and one-row passes that it is taken to last, before
 /// drafts tell; and what that is worth, in drafts. Tried in vain it must not take long, since it is tried in every text,
 /// but one failure says little.
-const GAIN: f32 = 3.0;
+const GAIN: f32 = 2.0;
 const COST: f32 = 1.0;
 const KNOWN: f32 = 6.0;
 /// Drafts over which gains and costs are remembered.
@@ -16,35 +16,51 @@ const HALF: f32 = 12.0;
 /// Share of a draft's time that is its own: to read what was written since the last one is put off, not saved, by
 /// going without.
 const OWN: f32 = 0.85;
+/// Share of what is expected of a drafter's gain in a new text that is not from the texts before it: they may have been
+/// of another kind, and one that is never asked shows no gain.
+const FRESH: f32 = 0.15;
 /// Rounds between two in which a part is asked that seems not worth its time.
 const PROBE: usize = 64;
+
+/// What drafts of a part were worth. All fade.
+#[derive(Debug, Clone, Copy)]
+struct Figures {
+    /// Their number, and the time they took in one-row passes.
+    drafts: f32,
+    spent: f32,
+    /// The tokens by which they went further than what others proposed, and the room for that: it is the less, the
+    /// more tokens the others expect to come true.
+    gained: f32,
+    room: f32,
+}
+
+impl Figures {
+    /// Before anything is known of gains, when drafts take `cost` one-row passes.
+    fn expected(cost: f32) -> Self {
+        Self { drafts: KNOWN, spent: cost * KNOWN, gained: GAIN * KNOWN, room: KNOWN }
+    }
+
+    /// What is taken over to the next text: costs are the machine's, gains are the text's for a good part.
+    fn taken_over(self) -> Self {
+        let start = Self::expected(self.spent / self.drafts);
+        let gain = self.gained / self.room;
+        Self { gained: KNOWN * (gain + FRESH * (GAIN - gain)), ..start }
+    }
+}
 
 /// A drafter beside others.
 pub(super) struct Part {
     pub(super) drafter: Box<dyn Drafter>,
     /// What it proposes in this round.
     pub(super) draft: Draft,
-    /// Its drafts, the time they took in one-row passes, the tokens by which they went further than what others
-    /// proposed, and the room for that: it is the less, the more tokens the others expect to come true. All fade.
-    drafts: f32,
-    spent: f32,
-    gained: f32,
-    room: f32,
+    figures: Figures,
     /// Room and time of the draft in this round, if it was asked.
     asked: Option<(f32, f32)>,
 }
 
 impl Part {
     pub(super) fn new(drafter: Box<dyn Drafter>) -> Self {
-        Self {
-            drafter,
-            draft: Draft::new(),
-            drafts: KNOWN,
-            spent: COST * KNOWN,
-            gained: GAIN * KNOWN,
-            room: KNOWN,
-            asked: None,
-        }
+        Self { drafter, draft: Draft::new(), figures: Figures::expected(COST), asked: None }
     }
 
     /// Whether a proposal takes time that counts, or may.
@@ -65,10 +81,11 @@ impl Part {
             context.guessed.map_or(0.0, |draft| draft.nodes().iter().map(|node| node.chance).sum());
         let room = HALF / (HALF + hope);
         let probe = context.tokens.len().is_multiple_of(PROBE);
-        let pays = !worth.parked && self.gain(room) > worth.lambda as f32 * OWN * self.cost();
+        let gain = f64::from(self.gain(room) - worth.lambda as f32 * OWN * self.cost());
+        let pays = !worth.parked && gain > 0.0;
         self.asked = None;
         if probe || pays {
-            self.ask(context, rows);
+            self.ask(&Context { worth: Worth { gain: gain.max(0.0), ..worth }, ..*context }, rows);
             let seconds = self.drafter.seconds().filter(|_| worth.pass_seconds > 0.0);
             let passes = seconds.map_or(self.cost(), |seconds| (seconds / worth.pass_seconds) as f32);
             // One that had nothing to say has not failed: it may not have read the text yet.
@@ -78,12 +95,25 @@ impl Part {
 
     /// Tokens that it is expected to add where the others leave it `room`.
     pub(super) fn gain(&self, room: f32) -> f32 {
-        self.gained / self.room * room
+        self.figures.gained / self.figures.room * room
     }
 
     /// One-row passes that a draft takes.
     fn cost(&self) -> f32 {
-        self.spent / self.drafts
+        self.figures.spent / self.figures.drafts
+    }
+
+    /// What the next text need not teach again.
+    pub(super) fn lessons(&self) -> PartLessons {
+        PartLessons { figures: self.figures, drafter: self.drafter.lessons() }
+    }
+
+    /// Goes on from that.
+    pub(super) fn remember(&mut self, lessons: &PartLessons) {
+        self.figures = lessons.figures.taken_over();
+        if let Some(lessons) = &lessons.drafter {
+            self.drafter.remember(lessons);
+        }
     }
 
     /// Learns from the tokens that came where it was asked, `others` of which had been guessed by the parts before it.
@@ -92,17 +122,20 @@ impl Part {
         let right = agreed(&self.draft, tokens);
         if let Some((room, passes)) = self.asked.take() {
             let added = right.saturating_sub(others) as f32;
-            for (mean, new) in [
-                (&mut self.drafts, 1.0),
-                (&mut self.spent, passes),
-                (&mut self.gained, added),
-                (&mut self.room, room),
-            ] {
+            let Figures { drafts, spent, gained, room: left } = &mut self.figures;
+            for (mean, new) in [(drafts, 1.0), (spent, passes), (gained, added), (left, room)] {
                 *mean += new - *mean / MEMORY;
             }
         }
         right
     }
+}
+
+/// What a part has learned.
+#[derive(Debug)]
+pub(super) struct PartLessons {
+    figures: Figures,
+    drafter: Option<Lessons>,
 }
 
 /// Depth to which `draft` says what `tokens` say.

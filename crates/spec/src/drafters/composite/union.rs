@@ -35,8 +35,8 @@ struct Joint {
 }
 
 /// What parts' chances are worth where one alone proposes a node, and where several do.
-#[derive(Debug)]
-struct Views {
+#[derive(Debug, Clone)]
+pub(super) struct Views {
     /// Constant, log-odds, whether nothing else is proposed for the place, strength of what is.
     alone: Odds<4>,
     /// Constant, log-odds of the surest, strength of the next, and of what else is proposed.
@@ -78,6 +78,16 @@ impl Union {
             order: Vec::new(),
             placed: Vec::new(),
         }
+    }
+
+    /// What chances are worth by now.
+    pub(super) fn views(&self) -> &Views {
+        &self.views
+    }
+
+    /// Goes on with what they were worth in other texts.
+    pub(super) fn believe(&mut self, views: Views) {
+        self.views = views;
     }
 
     pub(super) fn clear(&mut self) {

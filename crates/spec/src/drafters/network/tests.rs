@@ -72,7 +72,7 @@ impl Guesser for Reader {
     }
 
     fn scores(&self, _node: usize) -> Scores<'_> {
-        Scores { logits: &[], tokens: None, confidence: None }
+        Scores { logits: &[0.0; VOCAB], tokens: None, confidence: None }
     }
 }
 
@@ -195,27 +195,21 @@ fn a_twin_is_always_right_where_laws_are_compared() {
     }
 }
 
+/// A twin reads as it goes, a reader all at once: that it has to earn.
 #[test]
-fn as_much_is_read_as_was_earned() {
+fn a_long_text_is_read_once_that_was_earned() {
+    let text = [7; 700];
     let mut drafter = NetworkDrafter::new(Twin::new(0.0), 1000).unwrap();
-    assert_eq!(drafter.affordable(600), Some(0), "a twin reads as it goes");
     drafter.guesser = Box::new(Reader(0));
-    drafter.wanted = 0;
-    let first = (1..).find(|&round| drafter.affordable(600 + round).is_some());
-    assert_eq!(first, Some(13), "a tenth of the window");
-    assert_eq!(drafter.affordable(640), Some(640 - 128), "the end of the text");
-    drafter.wanted = 80;
-    assert_eq!(drafter.affordable(640), Some(0), "all of it");
-    // It has read the end, and now what has come since.
-    drafter.guesser = Box::new(Reader(128));
-    (drafter.from, drafter.wanted) = (504, 0);
-    assert_eq!(drafter.affordable(650), Some(504));
-    drafter.wanted = 3;
-    assert_eq!(drafter.affordable(672), Some(504), "for rounds that went without");
-    drafter.wanted = 0;
-    assert_eq!(drafter.affordable(901), None);
-    drafter.wanted = 12;
-    assert_eq!(drafter.affordable(901), Some(901 - 128), "less than what was missed");
+    let first = (1..100).find(|&round| {
+        let mut draft = Draft::new();
+        let worth = Worth { lambda: 1.0, gain: 1.4, ..Worth::default() };
+        let context = Context { worth, ..Context::new(&text[..600 + round], 600) };
+        drafter.propose(&context, 1, &mut draft);
+        !draft.is_empty()
+    });
+    assert_eq!((first, drafter.reading.from), (Some(10), 610 - 128));
+    assert_eq!(drafter.seconds(), None, "reading is no part of the drafts to come");
 }
 
 #[test]
