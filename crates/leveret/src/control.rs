@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use leveret_model::{Model, Source};
+use leveret_kernels::Isa;
+use leveret_model::{Model, Precision, Source};
 use leveret_spec::{Control, CostCurve, measure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -25,8 +26,9 @@ pub(crate) struct ControlArgs {
     pub(crate) control: Control,
 }
 
-/// Most time for the measurement.
+/// Most time for the measurement of a target, and of a draft model beside it.
 const BUDGET: Duration = Duration::from_millis(1600);
+const DRAFT_BUDGET: Duration = Duration::from_millis(400);
 
 /// What a measurement holds for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,6 +36,8 @@ struct Setting {
     model: PathBuf,
     bytes: u64,
     cpu: String,
+    /// Instruction set of the kernels.
+    isa: String,
     threads: usize,
     kv: String,
     /// What became of the weights at load.
@@ -54,6 +58,7 @@ pub(crate) struct Costs {
     setting: Setting,
     /// `None` where no home folder is known.
     path: Option<PathBuf>,
+    budget: Duration,
 }
 
 /// A pass that takes less of its time on the curve says that something disturbed the measurement.
@@ -61,18 +66,27 @@ const DOUBTFUL: f64 = 0.8;
 
 impl Costs {
     pub(crate) fn of(loaded: &Loaded, source: &Source) -> Self {
-        let model = &loaded.model;
+        Self::new(&loaded.model, source, loaded.precision, BUDGET)
+    }
+
+    /// Those of a draft model, which matter less.
+    pub(crate) fn of_draft(model: &Model, source: &Source, precision: Precision) -> Self {
+        Self::new(model, source, precision, DRAFT_BUDGET)
+    }
+
+    fn new(model: &Model, source: &Source, precision: Precision, budget: Duration) -> Self {
         let setting = Setting {
             model: fs::canonicalize(source.path()).unwrap_or_else(|_| source.path().to_owned()),
             bytes: source.file_bytes(),
             cpu: machine::cpu(),
+            isa: format!("{:?}", Isa::current()),
             threads: model.threads(),
             kv: format!("{:?}", model.kv_type()),
-            precision: format!("{:?}", loaded.precision),
+            precision: format!("{precision:?}"),
             version: env!("CARGO_PKG_VERSION").into(),
         };
         let path = pull::home().ok().and_then(|home| Some(home.join("costs").join(file_name(&setting)?)));
-        Self { setting, path }
+        Self { setting, path, budget }
     }
 
     /// The time of a pass of `model` by its rows: from an earlier run, or measured now.
@@ -91,7 +105,7 @@ impl Costs {
     /// # Errors
     /// A pass that fails.
     pub(crate) fn measure(&self, model: &mut Model) -> Result<CostCurve> {
-        let curve = measure(model, BUDGET)?;
+        let curve = measure(model, self.budget)?;
         if let Some(path) = &self.path {
             // A folder that cannot be written to costs the time of measuring again, and no more.
             let _ = write(path, &Kept { setting: self.setting.clone(), curve: curve.clone() });
@@ -144,6 +158,7 @@ mod tests {
             model: "m.gguf".into(),
             bytes: 5,
             cpu: "c".into(),
+            isa: "Avx2".into(),
             threads: 2,
             kv: "F16".into(),
             precision: "AsStored".into(),
@@ -155,7 +170,7 @@ mod tests {
         write(&path, &Kept { setting: setting.clone(), curve: curve.clone() }).unwrap();
         assert_eq!(read(&path, &setting), Some(curve.clone()));
         // Passes that are much quicker than it says have it measured again, others do not.
-        let costs = Costs { setting: setting.clone(), path: Some(path.clone()) };
+        let costs = Costs { setting: setting.clone(), path: Some(path.clone()), budget: BUDGET };
         for seconds in [None, Some(0.009), Some(0.02)] {
             costs.review(&curve, seconds);
             assert!(path.exists(), "{seconds:?}");

@@ -10,9 +10,10 @@ use clap::{Args, ValueEnum};
 use leveret_model::drafters::{self, AssistantOptions, DraftOptions, DraftPosition, LanguageModel, Network};
 use leveret_model::tokenizer::Tokenizer;
 use leveret_model::{Files, LoadOptions, Model, Precision, Source, Target};
-use leveret_spec::Drafter;
-use leveret_spec::drafters::{NetworkDrafter, TranslatedDrafter};
+use leveret_spec::drafters::{NetworkDrafter, TranslatedDrafter, network_lessons};
+use leveret_spec::{CostCurve, Drafter};
 
+use crate::control::Costs;
 use crate::model::{self, Loaded};
 use crate::streams::tell;
 
@@ -69,6 +70,8 @@ pub(crate) struct DraftModel {
     translation: Option<(Arc<Tokenizer>, Arc<Tokenizer>)>,
     /// Room of a text.
     capacity: usize,
+    /// What passes of a language model take on this machine.
+    costs: Option<CostCurve>,
 }
 
 impl DraftModel {
@@ -78,12 +81,18 @@ impl DraftModel {
         if drafters::recognise(&source).is_some() {
             return Self::head(&source, target, heads);
         }
+        Self::language(&source, name, target)
+    }
+
+    /// A whole language model, called `name`.
+    fn language(source: &Source, name: &str, target: &Loaded) -> Result<Self> {
         let parts = target.model.parts();
         let options =
             LoadOptions { kv: target.model.kv_type(), precision: target.precision, ..LoadOptions::default() };
         let bytes = source.footprint(&options)?.bytes_per_token as usize;
         let tokenizer = source.tokenizer()?;
-        let model = Model::load_on(Arc::clone(parts.team()), &source, &options)?;
+        let mut model = Model::load_on(Arc::clone(parts.team()), source, &options)?;
+        let costs = Costs::of_draft(&model, source, target.precision).curve(&mut model)?;
         let own = &target.words.tokenizer;
         let same = first_difference(own, &tokenizer);
         let vocab = match same {
@@ -91,7 +100,7 @@ impl DraftModel {
             Some(_) => model.vocab_size(),
         };
         let mut network = LanguageModel::new(model, vocab, bytes)?;
-        let mask = mask_token(&source);
+        let mask = mask_token(source);
         if let Some(mask) = mask {
             network = network.with_mask(mask, MASKED_DEPTH)?;
         }
@@ -105,7 +114,8 @@ impl DraftModel {
                 Some((Arc::clone(own), Arc::new(tokenizer)))
             }
         };
-        Ok(Self { network: Arc::new(network), translation, capacity: target.model.max_context() })
+        let capacity = target.model.max_context();
+        Ok(Self { network: Arc::new(network), translation, capacity, costs: Some(costs) })
     }
 
     /// The guessing layers in the target's own files; `None` if there are none.
@@ -119,21 +129,28 @@ impl DraftModel {
     /// A head made for the target.
     fn head(source: &Source, target: &Loaded, heads: &HeadArgs) -> Result<Self> {
         let network = drafters::load(source, &target.model.parts(), &heads.options(target.precision))?;
-        Ok(Self { network, translation: None, capacity: target.model.max_context() })
+        Ok(Self { network, translation: None, capacity: target.model.max_context(), costs: None })
     }
 
     /// Drafters made for the target that lie beside it: in its folder, or next to it under its name
-    /// and a dash. One that does not fit is passed over with a word; so is, without one, another whole
+    /// and a dash. Of whole models those that were put there to draft: they guess blocks, or their name goes on with
+    /// `draft`. One that does not fit is passed over with a word; so is, without one, another whole
     /// model with layers that guess, if the target has its own.
     pub(crate) fn beside(target: &Loaded, heads: &HeadArgs) -> Vec<Self> {
         let mut found = Vec::new();
         for path in neighbours(&target.path) {
             let Ok(source) = Source::open(&path) else { continue };
-            if drafters::recognise(&source).is_none() || target.guesses && source.config().is_ok() {
-                continue;
-            }
-            match Self::head(&source, target, heads) {
-                Ok(head) => found.push(head),
+            let name = path.display().to_string();
+            let loaded = match drafters::recognise(&source) {
+                Some(_) if target.guesses && source.config().is_ok() => continue,
+                Some(_) => Self::head(&source, target, heads),
+                None if mask_token(&source).is_some() || called_draft(&path, &target.path) => {
+                    Self::language(&source, &name, target)
+                }
+                None => continue,
+            };
+            match loaded {
+                Ok(drafter) => found.push(drafter),
                 Err(error) => tell!("{}: not used as drafter: {error:#}", path.display()),
             }
         }
@@ -148,13 +165,15 @@ impl DraftModel {
     /// A drafter for a new text.
     pub(crate) fn drafter(&self) -> Result<Box<dyn Drafter>> {
         let network = Arc::clone(&self.network);
-        Ok(match &self.translation {
+        let mut drafter: Box<dyn Drafter> = match &self.translation {
             None => Box::new(NetworkDrafter::new(network, self.capacity).context("draft model")?),
             Some((target, own)) => {
                 let (target, own) = (Arc::clone(target), Arc::clone(own));
                 Box::new(TranslatedDrafter::new(network, self.capacity, target, own).context("draft model")?)
             }
-        })
+        };
+        self.costs.iter().for_each(|costs| drafter.remember(&network_lessons(costs)));
+        Ok(drafter)
     }
 }
 
@@ -173,6 +192,14 @@ fn neighbours(path: &Path) -> Vec<PathBuf> {
     let mut found: Vec<_> = inside.into_iter().flatten().chain(next.into_iter().flatten()).collect();
     found.sort();
     found
+}
+
+/// Whether a neighbour's name is that of the model and `-draft`, or in the model's folder begins with `draft`.
+fn called_draft(path: &Path, model: &Path) -> bool {
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let stem = if model.is_dir() { name(model) } else { name(&model.with_extension("")) };
+    let own = name(path);
+    own.strip_prefix(&stem).and_then(|rest| rest.strip_prefix('-')).unwrap_or(&own).starts_with("draft")
 }
 
 /// Where two vocabularies differ first, in words; `None` when one is the beginning of the other.

@@ -1,9 +1,11 @@
 //! Prompt files as the benchmarks publish them: one JSON object a line.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 
 /// One prompt of a file.
@@ -29,14 +31,29 @@ impl Prompt {
 }
 
 /// Reads a file of `{"turns": […]}` (Spec-Bench, MT-Bench, code edits) or `{"prompt": …}`
-/// (HumanEval) lines.
+/// (HumanEval) lines, packed by gzip or not.
 ///
 /// # Errors
 /// A file that cannot be read, or a line of another form.
 pub fn read(path: &Path) -> Result<Vec<Prompt>> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let file = path.file_stem().unwrap_or_default().to_string_lossy();
-    parse(&file, &text).with_context(|| path.display().to_string())
+    let name = || path.display().to_string();
+    let bytes = std::fs::read(path).with_context(name)?;
+    let text = unpacked(bytes).with_context(name)?;
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let file = file.strip_suffix(".gz").unwrap_or(&file);
+    let file = Path::new(file).file_stem().unwrap_or_default().to_string_lossy();
+    parse(&file, &text).with_context(name)
+}
+
+/// The text of a file that may be a gzip archive, as HumanEval is published.
+fn unpacked(bytes: Vec<u8>) -> Result<String> {
+    const MOST: u64 = 1 << 30;
+    if !bytes.starts_with(&[0x1f, 0x8b]) {
+        return String::from_utf8(bytes).context("expected text in UTF-8");
+    }
+    let mut text = String::new();
+    MultiGzDecoder::new(&bytes[..]).take(MOST).read_to_string(&mut text).context("gzip")?;
+    Ok(text)
 }
 
 /// At most `count` prompts, evenly spread over the list.
@@ -125,6 +142,21 @@ mod tests {
         ] {
             assert!(format!("{:#}", parse("x", bad).unwrap_err()).contains(told), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_packed_file_is_read() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("HumanEval.jsonl.gz");
+        let mut packed =
+            flate2::write::GzEncoder::new(std::fs::File::create(&path).unwrap(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut packed, b"{\"prompt\": \"def f():\"}\n").unwrap();
+        drop(packed.finish().unwrap());
+        let read = super::read(&path).unwrap();
+        assert_eq!((&read[0].file[..], read[0].text()), ("HumanEval", "def f():"));
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 9]).unwrap();
+        assert!(format!("{:#}", super::read(&path).unwrap_err()).contains("gzip"));
     }
 
     #[test]

@@ -307,3 +307,43 @@ fn a_conversation_that_outgrows_the_context_loses_its_beginning() {
     assert!(last["content"].as_str().unwrap().starts_with('7'));
     assert!(messages.as_array().unwrap().len() < 16);
 }
+
+/// Draft models as they are loaded by name: with the target's vocabulary, with another, and one whose files say that it
+/// guesses blocks.
+#[test]
+fn draft_models_change_no_text() {
+    let Some(tiny) = Tiny::find() else { return };
+    let target = |case: &str| tiny.model.join("../..").join(case).join("target");
+    let blocks = tiny.path("blocks");
+    std::fs::create_dir(&blocks).unwrap();
+    for file in std::fs::read_dir(target("mask-token")).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), blocks.join(file.file_name())).unwrap();
+    }
+    let config = std::fs::read_to_string(blocks.join("config.json")).unwrap();
+    std::fs::write(blocks.join("config.json"), config.replace("mask_token_id", "pard_token")).unwrap();
+    let prompts = tiny.path("prompts.jsonl");
+    std::fs::write(&prompts, CODE).unwrap();
+    let law = |case: &str, model: &Path| {
+        let mut command = tiny.command(&["bench", "law", "--only-tokens", "-n", "24"]);
+        let drafter = format!("model:{}", model.display());
+        command.arg(target(case)).args(["--drafters", &drafter, "--prompts"]).arg(&prompts);
+        command
+    };
+    let cases = [
+        ("llama", target("llama"), false),
+        ("llama", target("gemma3"), true),
+        ("gemma3", target("llama"), true),
+        ("mask-token", blocks.clone(), false),
+    ];
+    for (case, model, translated) in cases {
+        let output = law(case, &model).output().unwrap();
+        let (said, told) = (stdout(&output), stderr(&output));
+        assert!(output.status.success() && said.contains("law holds"), "{told}");
+        assert_eq!(told.contains("another vocabulary"), translated, "{told}");
+        let drafted =
+            said.split(" drafts accepted").next().and_then(|said| said.rsplit(' ').next()?.parse().ok());
+        assert!(drafted > Some(0), "{said}");
+    }
+    let error = fails(&mut law("gemma3", &blocks), 1);
+    assert!(error.contains("guesses blocks for its own vocabulary only"), "{error}");
+}

@@ -159,7 +159,13 @@ impl<'a> Plain<'a> {
         control: Control,
     ) -> Result<Session<T>> {
         let cost = CostCurve::new(&[(1, 1.0), (64, 1.0 + 1e-9)])?;
-        let options = Options { end_tokens: self.end_tokens.to_vec(), cost, control, ..Options::default() };
+        let options = Options {
+            context: target.max_context(),
+            end_tokens: self.end_tokens.to_vec(),
+            cost,
+            control,
+            ..Options::default()
+        };
         let request =
             Request { prompt: self.prompt.to_vec(), params: self.params.clone(), drafter, text: None };
         let mut session = Session::new(target, request, options)?;

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use leveret_model::Target;
-use leveret_spec::{Control, Options};
+use leveret_spec::{Control, Options, SamplingParams};
 
 use super::speed;
 use crate::cli::Usage;
@@ -62,8 +62,8 @@ pub(crate) struct Args {
     /// Write everything N times; of each text the fastest counts.
     #[arg(long, value_name = "N", value_parser = positive, default_value = "1")]
     rounds: usize,
-    /// Also run every drafter with fixed depths and least chances, to see what control loses to the
-    /// best of them.
+    /// Also run every drafter with fixed numbers of rows and least chances, to see what control loses to
+    /// the best of them.
     #[arg(long)]
     sweep: bool,
     /// Write the figures as JSON; - writes them to standard output instead of the table.
@@ -140,6 +140,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             "--drafters store: a bench keeps no answers of its own; name a file of them, as in store:FILE";
         return Err(Usage(what.into()).into());
     }
+    for &temperature in &args.temperature {
+        let params = SamplingParams { temperature, ..SamplingParams::default() };
+        params.validate().map_err(|error| Usage(format!("--temperature: {error}")))?;
+    }
     let setups = setups(args);
     if setups.is_empty() {
         let what = "--drafters none: plain decoding is measured anyway; name something that guesses, as in --drafters auto";
@@ -182,6 +186,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     drop(steps);
     desk.troubles.iter().for_each(|trouble| tell!("{trouble}"));
+    if desk.left_out > 0 {
+        tell!(
+            "{} turns do not fit into a context of {} tokens: left out",
+            desk.left_out,
+            plan.options.context
+        );
+    }
     if let Some(path) = &args.ids {
         save(path, &desk.ids)?;
     }

@@ -84,7 +84,8 @@ impl Report<'_> {
                 ..other.clone()
             };
             let fixed: Vec<usize> = (0..self.setups.len())
-                .filter(|&j| self.setups[j].swept && same(&self.setups[j]) == self.setups[i])
+                .filter(|&j| j != i && self.setups[j].control.is_fixed())
+                .filter(|&j| same(&self.setups[j]) == self.setups[i])
                 .collect();
             let regret = |k: usize| {
                 let speed =
@@ -124,7 +125,7 @@ impl Report<'_> {
                     "drafter": row.setup.drafter.to_string(),
                     "control": row.setup.control.to_string(),
                     "accept": row.setup.accept.name(),
-                    "temperature": row.setup.temperature,
+                    "temperature": as_written(row.setup.temperature),
                     "category": summary.category,
                     "swept": row.setup.swept,
                     "plain_tps": summary.plain.tokens_per_second(),
@@ -147,7 +148,7 @@ impl Report<'_> {
                 "version": env!("CARGO_PKG_VERSION"),
                 "max_tokens": self.max_tokens,
                 "rounds": self.rounds,
-                "baselines": baselines.iter().map(|(t, tps)| json!({"temperature": t, "tps": tps})).collect::<Vec<_>>(),
+                "baselines": baselines.iter().map(|(t, tps)| json!({"temperature": as_written(*t), "tps": tps})).collect::<Vec<_>>(),
                 "pass_ms": self.curve.iter().map(|(m, s)| (m.to_string(), json!(s * 1e3))).collect::<serde_json::Map<_, _>>(),
                 "configs": details.collect::<Vec<_>>(),
                 "prompts": self.samples.iter().map(|sample| prompt(&self.setups[sample.setup], sample)).collect::<Vec<_>>(),
@@ -231,13 +232,18 @@ impl Report<'_> {
     }
 }
 
+/// The number with the digits that were given; an f32 made an f64 has others behind them.
+fn as_written(temperature: f32) -> f64 {
+    temperature.to_string().parse().unwrap_or(temperature.into())
+}
+
 /// One prompt under one setup.
 fn prompt(setup: &Setup, sample: &Sample) -> Value {
     json!({
         "drafter": setup.drafter.to_string(),
         "control": setup.control.to_string(),
         "accept": setup.accept.name(),
-        "temperature": setup.temperature,
+        "temperature": as_written(setup.temperature),
         "category": sample.category,
         "prompt": sample.prompt,
         "tokens": sample.stats.tokens,
@@ -253,7 +259,7 @@ fn config(setup: &Setup, summary: &Summary) -> Value {
         "drafter": setup.drafter.to_string(),
         "control": setup.control.to_string(),
         "accept": setup.accept.name(),
-        "temperature": setup.temperature,
+        "temperature": as_written(setup.temperature),
         "category": summary.category,
         "prompts": summary.prompts,
         "tps": summary.stats.tokens_per_second(),

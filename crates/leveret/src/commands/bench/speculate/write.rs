@@ -56,6 +56,8 @@ pub(super) struct Desk<'a> {
     pub(super) ids: String,
     /// Why drafters have stopped guessing.
     pub(super) troubles: BTreeSet<String>,
+    /// Turns that did not fit into the context.
+    pub(super) left_out: usize,
 }
 
 /// A text and what it took.
@@ -82,7 +84,14 @@ impl Written {
 
 impl<'a> Desk<'a> {
     pub(super) fn new(loaded: &'a mut Loaded, plan: &'a Plan<'a>) -> Self {
-        Self { loaded, plan, experience: BTreeMap::new(), ids: String::new(), troubles: BTreeSet::new() }
+        Self {
+            loaded,
+            plan,
+            experience: BTreeMap::new(),
+            ids: String::new(),
+            troubles: BTreeSet::new(),
+            left_out: 0,
+        }
     }
 
     /// Writes one prompt under every setup; a sample for each. Turns that do not fit the context
@@ -112,6 +121,7 @@ impl<'a> Desk<'a> {
             let ids =
                 if prompt.raw { words.raw_prompt(turn)? } else { words.conversation(history.clone())? };
             if ids.len() + 2 > self.plan.options.context {
+                self.left_out += prompt.turns.len() - at;
                 steps.skip((self.plan.rounds * (1 + setups.len()) * (prompt.turns.len() - at)) as u64);
                 break;
             }
@@ -166,7 +176,7 @@ impl<'a> Desk<'a> {
                         known.equal = equal;
                     }
                 }
-                self.experience.extend(ways[k].map(|setup| (setup, text.experience().clone())));
+                self.experience.extend(ways[k].map(|setup| (setup, text.experience())));
                 self.troubles.extend(text.trouble().map(str::to_owned));
             }
             steps.add(texts.len() as u64);
