@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -51,35 +52,63 @@ def speculation(path):
     return [*lines, ""]
 
 
+def speed_row(title, speed):
+    """A row of the table: decode, prefill and two passes beside llama.cpp's."""
+    def pair(key):
+        f = speed["summary"][key]
+        return f"{f['leveret']:.0f} against {f['peer']:.0f} ({f['ratio']:.2f}x)"
+
+    cells = [pair(key) for key in ("decode_tps", "prefill_tps", "t(4)", "t(8)")]
+    return f"| {title} ({len(speed['rounds'])}) | " + " | ".join(cells) + " |"
+
+
+def other_lines(title, model):
+    """What whole processes, a busy neighbour and llama.cpp's own speculation have shown, a line each."""
+    lines = []
+    if rounds := model.get("start"):
+        weights = [key for key in rounds[0] if key != "leveret"]
+        middle = lambda key, of: median(r[key][of] for r in rounds)
+        fastest = min(weights, key=lambda key: middle(key, "seconds"))
+        ratio = median(r["leveret"]["seconds"] / r[fastest]["seconds"] for r in rounds)
+        lines.append(f"- {title} ({len(rounds)}), from the start of the process to the first token: {middle('leveret', 'seconds'):.2f} s "
+                     f"against {middle(fastest, 'seconds'):.2f} ({ratio:.2f} of its time); peak memory {middle('leveret', 'peak_mb'):.0f} MB "
+                     f"against {middle(fastest, 'peak_mb'):.0f}.")
+    if rounds := model.get("busy"):
+        of = lambda engine: median(r[f"{engine} 2"] / r[f"{engine} 1"] for r in rounds)
+        lines.append(f"- {title} ({len(rounds)}), with another process on one of the two cores: decoding on 2 threads is "
+                     f"{of('leveret'):.2f} times as fast as on 1; llama.cpp's {of('llama.cpp'):.2f}.")
+    for category, row in model.get("speculate", {}).get("categories", {}).items():
+        lines.append(f"- {title}, {TITLES.get(category, category.replace('_', ' '))} ({row['prompts']}), each engine's speculation at its "
+                     f"best: {row['leveret_best']:.0f} tokens/s ({row['leveret_drafter']}) against {row['peer_best']:.0f} "
+                     f"({row['peer_setting']}), {row['ratio']:.2f}x; without, {row['leveret_plain']:.0f} against {row['peer_plain']:.0f}.")
+    return lines
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", nargs="+", required=True, help="JSON files of bench/peers.py")
     parser.add_argument("--speculate", nargs="+", default=[], help="JSON files of `leveret bench speculate`")
     args = parser.parse_args()
 
-    package, tables = None, {}  # rows by machine, then by model
+    package, tables, besides = None, {}, {}  # rows by machine, then by model
     for path in args.peers:
         data = json.loads(Path(path).read_text())
         package = data["package"]
-        rows = tables.setdefault(f"{data['machine']}, {data['threads']} threads", {})
+        machine = f"{data['machine']}, {data['threads']} threads"
         for file, model in data["models"].items():
-            if name(file) not in NAMES.values() or "speed" not in model:
-                sys.exit(f"{path}: {file} has no figures of speed, or no name in NAMES")
-            figures = model["speed"]["summary"]
-
-            def pair(key):
-                f = figures[key]
-                return f"{f['leveret']:.0f} against {f['peer']:.0f} ({f['ratio']:.2f}x)"
-
-            cells = [pair(key) for key in ("decode_tps", "prefill_tps", "t(4)", "t(8)")]
-            rows[name(file)] = f"| {name(file)} ({len(model['speed']['rounds'])}) | " + " | ".join(cells) + " |"
+            if name(file) not in NAMES.values():
+                sys.exit(f"{path}: {file} has no name in NAMES")
+            if "speed" in model:
+                tables.setdefault(machine, {})[name(file)] = speed_row(name(file), model["speed"])
+            besides.setdefault(machine, []).extend(other_lines(name(file), model))
     text = [f"Leveret against llama.cpp ({package}, the best of its own settings for each figure), same file, in "
             "turns, medians of as many rounds as stand behind the name; t(m) is the time of a pass over m rows; ratios above 1 where "
             "Leveret is faster.", ""]
     for machine, rows in tables.items():
         text += [f"{machine}:", "",
                  "| model | decode tokens/s | prefill of 512, tokens/s | t(4), ms | t(8), ms |", "|---|---|---|---|---|",
-                 *(rows[known] for known in dict.fromkeys(NAMES.values()) if known in rows), ""]
+                 *(rows[known] for known in dict.fromkeys(NAMES.values()) if known in rows), "",
+                 *besides.pop(machine, []), ""]
     text += ["Rows are separate runs, on virtual machines whose hosts are busy at times: compare within a row only.", ""]
     for path in args.speculate:
         text += speculation(path)

@@ -29,7 +29,7 @@ const MEMORY: f64 = 128.0;
 /// Rounds of plain decoding that a text is taken to have behind it at its start.
 const START: f64 = 8.0;
 /// Tokens that a draft which takes time is taken to gain beyond that, where nobody knows better.
-const GAIN: f64 = 1.0;
+const GAIN: f64 = 0.7;
 /// One-row passes from which on a draft counts as one that takes time: more than trees of earlier text take beside a
 /// small model, less than a step of a draft model.
 const SLOW: f64 = 0.2;

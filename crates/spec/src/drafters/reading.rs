@@ -6,9 +6,6 @@ use crate::drafter::Worth;
 
 /// Tokens since the last draft up to which reading them counts as a part of drafting.
 const CLOSE: usize = 24;
-/// Share of the tokens that drafts would have gained so far which reading may cost: a reader that tries itself in every
-/// text shall not make short ones slower.
-const SHARE: f64 = 0.5;
 /// Tokens that are taken to be read in the time of a one-row pass, before that is known.
 const READ_IN_A_PASS: f64 = 20.0;
 /// The end of a text with which a network makes do where reading all of it is not affordable.
@@ -21,7 +18,8 @@ pub(super) struct Reading {
     pub(super) from: usize,
     /// Length of the text at the last draft.
     pub(super) after: usize,
-    /// Tokens that drafts would have gained in the rounds since the last one in which one was wanted.
+    /// Tokens that drafts would have gained in the rounds since the last one in which one was wanted. Reading may cost
+    /// as many: a reader that tries itself in every text shall not make short ones much slower.
     earned: f64,
     /// Tokens that the last draft had to read first.
     read: usize,
@@ -63,7 +61,7 @@ impl Reading {
     /// Where in the text the network is to begin reading, or began: as early as the rounds pay for that went without a
     /// draft. `None` when they do not pay for the end of the text.
     fn affordable(&mut self, tokens: usize, unread: usize, worth: &Worth) -> Option<usize> {
-        self.earned += SHARE * worth.gain;
+        self.earned += worth.gain;
         let token = self.token.get().filter(|_| worth.pass_seconds > 0.0);
         let passes = token.map_or(1.0 / READ_IN_A_PASS, |seconds| seconds / worth.pass_seconds);
         let can_read = |count: usize| count <= CLOSE || worth.lambda * passes * count as f64 <= self.earned;
@@ -112,7 +110,7 @@ mod tests {
 
     #[test]
     fn as_much_is_read_as_was_earned() {
-        let worth = Worth { lambda: 1.0, pass_seconds: 0.02, gain: 1.4, ..Worth::default() };
+        let worth = Worth { lambda: 1.0, pass_seconds: 0.02, gain: 0.7, ..Worth::default() };
         let mut reading = Reading::default();
         assert_eq!(reading.affordable(600, 0, &worth), Some(0), "what is read as it comes");
         reading.earned = 0.0;
@@ -135,7 +133,7 @@ mod tests {
     /// Reading is the dearer, the more is written in the time, and costs what another text has found it to.
     #[test]
     fn reading_is_paid_for_at_the_going_rate() {
-        let worth = Worth { lambda: 2.0, pass_seconds: 0.02, gain: 1.4, ..Worth::default() };
+        let worth = Worth { lambda: 2.0, pass_seconds: 0.02, gain: 0.7, ..Worth::default() };
         let mut reading = Reading { earned: 100.0, ..Reading::default() };
         assert!(reading.may_draft(200, 200, &worth));
         reading.took(0.4);
@@ -151,7 +149,7 @@ mod tests {
 
     #[test]
     fn what_reading_takes_is_no_part_of_the_drafts() {
-        let worth = Worth { lambda: 1.0, row: 0.1, pass_seconds: 0.01, gain: 1.4, ..Worth::default() };
+        let worth = Worth { lambda: 1.0, row: 0.1, pass_seconds: 0.01, gain: 0.7, ..Worth::default() };
         let mut reading = Reading { earned: 100.0, ..Reading::default() };
         let mut draft = |tokens, unread, seconds| {
             assert!(reading.may_draft(tokens, unread, &worth));

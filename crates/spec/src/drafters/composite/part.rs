@@ -16,9 +16,6 @@ const HALF: f32 = 12.0;
 /// Share of a draft's time that is its own: to read what was written since the last one is put off, not saved, by
 /// going without.
 const OWN: f32 = 0.85;
-/// Share of what is expected of a drafter's gain in a new text that is not from the texts before it: they may have been
-/// of another kind, and one that is never asked shows no gain.
-const FRESH: f32 = 0.15;
 /// Rounds between two in which a part is asked that seems not worth its time.
 const PROBE: usize = 64;
 
@@ -38,13 +35,6 @@ impl Figures {
     /// Before anything is known of gains, when drafts take `cost` one-row passes.
     fn expected(cost: f32) -> Self {
         Self { drafts: KNOWN, spent: cost * KNOWN, gained: GAIN * KNOWN, room: KNOWN }
-    }
-
-    /// What is taken over to the next text: costs are the machine's, gains are the text's for a good part.
-    fn taken_over(self) -> Self {
-        let start = Self::expected(self.spent / self.drafts);
-        let gain = self.gained / self.room;
-        Self { gained: KNOWN * (gain + FRESH * (GAIN - gain)), ..start }
     }
 }
 
@@ -105,12 +95,12 @@ impl Part {
 
     /// What the next text need not teach again.
     pub(super) fn lessons(&self) -> PartLessons {
-        PartLessons { figures: self.figures, drafter: self.drafter.lessons() }
+        PartLessons { cost: self.cost(), drafter: self.drafter.lessons() }
     }
 
     /// Goes on from that.
     pub(super) fn remember(&mut self, lessons: &PartLessons) {
-        self.figures = lessons.figures.taken_over();
+        self.figures = Figures::expected(lessons.cost);
         if let Some(lessons) = &lessons.drafter {
             self.drafter.remember(lessons);
         }
@@ -131,10 +121,10 @@ impl Part {
     }
 }
 
-/// What a part has learned.
+/// What a part has learned: what a draft takes is the machine's and the drafter's, what it gains is the text's.
 #[derive(Debug)]
 pub(super) struct PartLessons {
-    figures: Figures,
+    cost: f32,
     drafter: Option<Lessons>,
 }
 

@@ -203,7 +203,7 @@ fn a_long_text_is_read_once_that_was_earned() {
     drafter.guesser = Box::new(Reader(0));
     let first = (1..100).find(|&round| {
         let mut draft = Draft::new();
-        let worth = Worth { lambda: 1.0, gain: 1.4, ..Worth::default() };
+        let worth = Worth { lambda: 1.0, gain: 0.7, ..Worth::default() };
         let context = Context { worth, ..Context::new(&text[..600 + round], 600) };
         drafter.propose(&context, 1, &mut draft);
         !draft.is_empty()

@@ -120,7 +120,7 @@ impl Guesser for Counting {
 
 fn proposed(drafter: &mut TranslatedDrafter, tokens: &[u32]) -> Vec<u32> {
     let mut draft = Draft::new();
-    let worth = Worth { lambda: 1.0, gain: 1.4, ..Worth::default() };
+    let worth = Worth { lambda: 1.0, gain: 0.7, ..Worth::default() };
     let context = Context { worth, ..Context::new(tokens, tokens.len()) };
     drafter.propose(&context, 16, &mut draft);
     assert_eq!(drafter.trouble(), None);
