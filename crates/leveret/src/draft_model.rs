@@ -227,6 +227,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn whole_models_draft_where_their_name_says_so() {
+        let called = |other: &str, model: &str| called_draft(Path::new(other), Path::new(model));
+        assert!(called("at/qwen-draft.gguf", "at/qwen.gguf") && called("at/qwen-draft-0.5B", "at/qwen.gguf"));
+        assert!(!called("at/qwen-2B.gguf", "at/qwen.gguf") && !called("at/qwen-eagle3", "at/qwen.gguf"));
+        let model = tempfile::tempdir().unwrap();
+        assert!(called_draft(&model.path().join("draft"), model.path()));
+        assert!(!called_draft(&model.path().join("mtp"), model.path()));
+    }
+
+    #[test]
     fn drafters_are_looked_for_where_they_lie() {
         let home = tempfile::tempdir().unwrap();
         for folder in ["qwen/mtp", "qwen-eagle3", "qwen2-eagle3", "qwen.5-2B", "qwen.5-2B-mtp", "other"] {

@@ -52,7 +52,10 @@ fn unpacked(bytes: Vec<u8>) -> Result<String> {
         return String::from_utf8(bytes).context("expected text in UTF-8");
     }
     let mut text = String::new();
-    MultiGzDecoder::new(&bytes[..]).take(MOST).read_to_string(&mut text).context("gzip")?;
+    MultiGzDecoder::new(&bytes[..]).take(MOST + 1).read_to_string(&mut text).context("gzip")?;
+    if text.len() as u64 > MOST {
+        bail!("gzip: unpacks to more than 1 GiB; expected a file of prompts");
+    }
     Ok(text)
 }
 

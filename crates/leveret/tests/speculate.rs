@@ -101,6 +101,7 @@ fn the_figures_have_their_form() {
         );
         assert_eq!(config["texts_equal"], true);
         assert_eq!(config["accept"], "match");
+        assert!(config["temperature"] == 0.0 || config["temperature"] == 0.8, "{config}");
         let number = |key: &str| config[key].as_f64().unwrap();
         assert!(number("tps") > 0.0 && number("speedup") > 0.0 && number("tau") >= 1.0, "{config}");
         let ends: Vec<f64> =
@@ -114,6 +115,12 @@ fn the_figures_have_their_form() {
         }
     }
     assert!(stdout(&output).contains("plain decoding at temperature 0.8"), "{}", stdout(&output));
+    // Without a sweep too, what was named beside price is what it is compared with.
+    let details = json["details"]["configs"].as_array().unwrap();
+    assert!(
+        details.iter().all(|c| (c["control"] == "price") == (c["best_fixed"] == "fixed:2")),
+        "{details:?}"
+    );
 
     let page = std::fs::read_to_string(html).unwrap();
     assert!(page.starts_with("<!doctype html>") && page.matches("<svg").count() == 4);
